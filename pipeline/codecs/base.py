@@ -1,0 +1,102 @@
+"""The codec protocols: what every image codec is to the rest of the house.
+
+A codec turns a `Picture` (and the source bytes it came from) into an opaque payload and back. It never sees a
+path, an archive or a cluster. Learned codecs are `SplitCodec`s: their accelerator and CPU halves are apart, so
+that a pool of devices can analyse while ordinary CPUs entropy-code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from pipeline.records import Distortion, Picture, Rate
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A payload, and the quality setting that made it (None for codecs without one)."""
+
+    payload: bytes
+    quality: float | None = None
+
+
+@runtime_checkable
+class Codec(Protocol):
+    """Image <-> bytes. `name` and `spec()` together are enough to find the codec again years later."""
+
+    name: str
+    model_id: str | None
+    lossless: bool
+
+    def spec(self) -> dict[str, Any]:
+        """JSON that `registry.build` turns back into an equal codec; part of every part id."""
+        ...
+
+    def encode(self, picture: Picture, source: bytes) -> Encoded:
+        """Raises CodecError when this codec cannot represent the picture or reach its target."""
+        ...
+
+    def decode(self, payload: bytes) -> np.ndarray:
+        """(H, W, 3) uint8. Raises BitstreamError for anything that is not a payload of this codec."""
+        ...
+
+    def restore_source(self, payload: bytes) -> bytes | None:
+        """The source file, byte for byte, if this payload can give it back; else None."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Symbols:
+    """Everything a learned payload says, as integers; equality of two is equality of every field.
+
+    y  (M, ceil(H/16), ceil(W/16)) int16, round(y - mu), zeros where the scale index says skip.
+    z  (N, ceil(h/4), ceil(w/4)) int16.
+    quality_centi  quality * 100, an integer in [0, 10000].
+    """
+
+    model_id: str
+    height_px: int
+    width_px: int
+    gray: bool
+    quality_centi: int
+    y: np.ndarray
+    z: np.ndarray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Analysis:
+    """Symbols of one picture and the distortion of what they decode to."""
+
+    symbols: Symbols
+    distortion: Distortion
+
+
+@runtime_checkable
+class SplitCodec(Codec, Protocol):
+    """A learned codec: the accelerator half (analyse, synthesise) and the CPU half apart."""
+
+    def analyse(self, pictures: Sequence[Picture]) -> list[Analysis]: ...
+
+    def entropy_encode(self, symbols: Symbols) -> bytes: ...
+
+    def entropy_decode(self, payload: bytes) -> Symbols: ...
+
+    def synthesise(self, symbols: Sequence[Symbols]) -> list[np.ndarray]: ...
+
+
+def validate_rate(rate: Rate) -> Rate:
+    """`rate` itself, or ConfigError unless exactly one of its fields is set and in range."""
+    from pipeline.errors import ConfigError
+
+    given = {k: v for k in ("quality", "psnr_db", "ms_ssim", "bpp") if (v := getattr(rate, k)) is not None}
+    if len(given) != 1:
+        raise ConfigError(f"rate: found {given or 'nothing'}; set exactly one of quality, psnr_db, ms_ssim, bpp")
+    (name, value), low, high = next(iter(given.items())), 0.0, {"quality": 100.0, "ms_ssim": 1.0}
+    limit = high.get(name, 200.0)
+    if not low <= value <= limit:
+        raise ConfigError(f"rate: {name} is {value}; expected a number in [{low:g}, {limit:g}]")
+    return rate
