@@ -1,0 +1,121 @@
+"""Source bytes to an upright 8-bit picture, or one sentence saying why not.
+
+Whatever the bytes are, the only thing that leaves `decode` besides a picture is ImageError: a poison image must
+cost one row and not a job. Content decides the format; file names are never looked at.
+"""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+from PIL import Image, ImageFile
+
+from pipeline.errors import ImageError
+from pipeline.imaging import colour, guard, metadata, obstacles, orientation, png
+from pipeline.records import Picture
+
+DEFAULT_PIXEL_LIMIT = 200_000_000
+_GRAY_MODES = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
+_ADDRESS = re.compile(r"<[^>]* at 0x[0-9a-f]+>")
+
+
+def decode(data: bytes, *, pixel_limit: int = DEFAULT_PIXEL_LIMIT, allow_cmyk: bool = False) -> Picture:
+    """The picture in `data`, upright, in the source's colour space, with its metadata.
+
+    `obstacle` is set when 8-bit RGB cannot stand for the source (16 bits, animation, CMYK, ...): the picture is
+    then an approximation for looking at and measuring. `allow_cmyk` takes CMYK converted to sRGB for good.
+
+    Raises:
+        ImageError: not an image, damaged or truncated, more than `pixel_limit` pixels, or a format not read here.
+    """
+    try:
+        try:
+            return _decode(data, pixel_limit, allow_cmyk)
+        except Image.DecompressionBombError:
+            with guard.pillow_limit(pixel_limit):
+                return _decode(data, pixel_limit, allow_cmyk)
+    except ImageError:
+        raise
+    except Exception as error:  # Pillow raises a dozen types on damaged files, MemoryError among them
+        raise ImageError(_sentence(data, error)) from error
+
+
+def _decode(data: bytes, pixel_limit: int, allow_cmyk: bool) -> Picture:
+    try:
+        return _picture(data, pixel_limit, allow_cmyk)
+    except ValueError as error:
+        if not png.is_text_bomb(data, error):
+            raise
+        picture = _picture(png.without_text(data), pixel_limit, allow_cmyk)
+        return _with_obstacle(picture, "text or profile chunks of more than 1 MiB")
+
+
+def _picture(data: bytes, pixel_limit: int, allow_cmyk: bool) -> Picture:
+    image = guard.open_checked(data, pixel_limit)
+    obstacle = obstacles.find(image, data, allow_cmyk)
+    turn_read_before_loading = metadata.exif_of(image) if image.format == "TIFF" else None
+    image.load()
+    exif, xmp = turn_read_before_loading or metadata.exif_of(image), metadata.xmp_of(image)
+    upright = orientation.turned(image, _orientation(image, exif, xmp))
+    rgb, alpha = _pixels(upright, image.info.get("icc_profile"))
+    gray = image.mode in _GRAY_MODES
+    return Picture(
+        rgb=rgb,
+        gray=gray,
+        alpha=alpha,
+        exif=orientation.reset_exif(exif),
+        icc=_icc(image, gray),
+        xmp=orientation.reset_xmp(xmp),
+        source_format=image.format or "",
+        obstacle=obstacle,
+    )
+
+
+def _orientation(image: ImageFile.ImageFile, exif: bytes | None, xmp: bytes | None) -> int:
+    """What is still to be turned: Pillow turns TIFF while loading, and AVIF's irot box overrules its XMP."""
+    if image.format == "TIFF":
+        return 1
+    return orientation.read(exif, None if image.format == "AVIF" else xmp)
+
+
+def _icc(image: ImageFile.ImageFile, gray: bool) -> bytes | None:
+    if image.mode in ("CMYK", "LAB"):
+        return None
+    return colour.usable_profile(image.info.get("icc_profile"), "L" if gray else "RGB")
+
+
+def _pixels(image: Image.Image, icc: bytes | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """(H, W, 3) RGB and (H, W) alpha, both uint8; an alpha channel that hides nothing is None."""
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return np.repeat(_to_8_bits(np.asarray(image))[:, :, None], 3, axis=2), None
+    if not image.has_transparency_data:
+        return np.array(image if image.mode == "RGB" else colour.to_rgb(image, icc)), None
+    rgba = np.asarray(image if image.mode == "RGBA" else image.convert("RGBA"))
+    alpha = np.ascontiguousarray(rgba[:, :, 3])
+    return np.ascontiguousarray(rgba[:, :, :3]), None if alpha.min() == 255 else alpha
+
+
+def _to_8_bits(samples: np.ndarray) -> np.ndarray:
+    """An approximation of deep samples: integers by their high byte, floats over [0, 1] or [0, max]."""
+    if samples.dtype.kind == "f":
+        finite = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
+        return np.rint(np.clip(finite / max(float(finite.max()), 1.0), 0, 1) * 255).astype(np.uint8)
+    positive = np.clip(samples.astype(np.int64), 0, None)
+    shift = 24 if positive.max() > 0xFFFF else 8 if positive.max() > 0xFF or samples.dtype.itemsize == 2 else 0
+    return (positive >> shift).astype(np.uint8)
+
+
+def _with_obstacle(picture: Picture, obstacle: str) -> Picture:
+    from dataclasses import replace
+
+    return replace(picture, obstacle=picture.obstacle or obstacle)
+
+
+def _sentence(data: bytes, error: Exception) -> str:
+    text = _ADDRESS.sub("file", " ".join(str(error).split()))[:160] or type(error).__name__
+    kind = guard.kind_of(data) or "image"
+    return (
+        f"the {kind} file of {len(data)} bytes cannot be decoded: {text}; expected a complete, undamaged file, "
+        "so fetch or export it again"
+    )
