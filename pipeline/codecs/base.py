@@ -15,22 +15,35 @@ import numpy as np
 
 from pipeline.records import Distortion, Picture, Rate
 
+PIXEL_LIMIT = 1_000_000_000  # a payload that declares more is refused before anything is allocated
+
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A payload, and the quality setting that made it (None for codecs without one)."""
+    """A payload, and the quality setting that made it (None for codecs without one).
+
+    `codec` and `model_id` are set only by a codec that chose among others (`auto`): they name the one that made
+    the payload, and are what its row must say.
+    """
 
     payload: bytes
     quality: float | None = None
+    codec: str | None = None
+    model_id: str | None = None
 
 
 @runtime_checkable
 class Codec(Protocol):
     """Image <-> bytes. `name` and `spec()` together are enough to find the codec again years later."""
 
-    name: str
-    model_id: str | None
-    lossless: bool
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def model_id(self) -> str | None: ...
+
+    @property
+    def lossless(self) -> bool: ...
 
     def spec(self) -> dict[str, Any]:
         """JSON that `registry.build` turns back into an equal codec; part of every part id."""
