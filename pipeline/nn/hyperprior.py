@@ -1,0 +1,126 @@
+"""The flagship network: a mean-scale hyperprior that covers every rate with one set of weights.
+
+    x -- g_a -- y -- * gain(q) -- round(. - mu) + mu -- / gain(q) -- g_s -- x_hat
+                |                      ^
+                h_a -- z -- round -- h_s (integer after export): log2 sigma offset, mu / sigma
+
+sigma = 2^(base(q, channel) + offset), so at step 0, when the offset is zero, the entropy model is a static one
+fitted to the KLT. Minnen, Balle & Toderici, "Joint Autoregressive and Hierarchical Priors", NeurIPS 2018
+(without the autoregressive part); one model for all rates as in Cui et al., CVPR 2021.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pipeline.nn.hyper import HyperAnalysis, HyperSynthesis
+from pipeline.nn.layers import QualityTable, lower_bound, ste_round
+from pipeline.nn.transforms import AnalysisTransform, SynthesisTransform
+
+LOG2_SIGMA_MIN, LOG2_SIGMA_MAX = -3.0, 8.0
+
+
+@dataclass(frozen=True)
+class HyperpriorSpec:
+    """Sizes of a `MeanScaleHyperprior`; stored beside its weights."""
+
+    latent: int = 384
+    width: int = 96
+    encoder_blocks: int = 4
+    decoder_blocks: int = 6
+    hyper_width: int = 160
+    hyper: int = 128
+    anchors: int = 9
+    lmbda_min: float = 0.001
+    lmbda_max: float = 0.2
+
+    def lmbda(self, quality: float) -> float:
+        """The rate-distortion trade-off at `quality` in [0, 1]: bpp + lmbda * MSE on 0..255."""
+        return self.lmbda_min * (self.lmbda_max / self.lmbda_min) ** quality
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Likelihoods(NamedTuple):
+    """What one training pass yields; bits are summed over each image, (B,)."""
+
+    x_hat: Tensor
+    y_bits: Tensor
+    z_bits: Tensor
+
+
+def gaussian_bits(residual: Tensor, sigma: Tensor) -> Tensor:
+    """-log2 of the mass of N(0, sigma) on [residual - 1/2, residual + 1/2], element by element.
+
+    Written with erfc of |residual|, so that tails keep their digits. Balle et al., ICLR 2018, eq. 6.
+    """
+    scale = math.sqrt(0.5) / sigma
+    upper = torch.erfc((residual.abs() - 0.5) * scale)
+    lower = torch.erfc((residual.abs() + 0.5) * scale)
+    return -torch.log2(lower_bound(0.5 * (upper - lower), 1e-6))
+
+
+class MeanScaleHyperprior(nn.Module):
+    """See the module; `forward` is the training pass, the codec calls the parts one by one."""
+
+    def __init__(self, spec: HyperpriorSpec) -> None:
+        super().__init__()
+        self.spec = spec
+        sizes = (spec.latent, spec.width)
+        self.g_a = AnalysisTransform(*sizes, spec.encoder_blocks, spec.anchors)
+        self.g_s = SynthesisTransform(*sizes, spec.decoder_blocks, spec.anchors)
+        self.h_a = HyperAnalysis(spec.latent, spec.hyper_width, spec.hyper)
+        self.h_s = HyperSynthesis(spec.latent, spec.hyper_width, spec.hyper)
+        anchors = torch.linspace(0, 1, spec.anchors)
+        lmbda = spec.lmbda_min * (spec.lmbda_max / spec.lmbda_min) ** anchors
+        # The best uniform step for a Laplacian source at these rates: step^2 = 26 / lmbda, in 8-bit units.
+        log2_gain = torch.log2(255 * torch.sqrt(lmbda / 26))[:, None].expand(-1, spec.latent)
+        self.log2_gain = QualityTable(log2_gain)
+        self.log2_base = QualityTable(log2_gain)
+        self.log2_sigma_z = QualityTable(torch.zeros(spec.anchors, spec.hyper))
+
+    @torch.no_grad()
+    def start_from_klt(self, mean: Tensor, basis: Tensor, std: Tensor) -> None:
+        """Set the linear shortcuts to the first M rows of a KLT of 16x16x3 patches (see `klt.klt`)."""
+        m = self.spec.latent
+        self.g_a.klt.weight.copy_(basis[:m, :, None, None])
+        self.g_a.klt.bias.copy_(-basis[:m] @ (mean - 0.5))  # type: ignore[union-attr]
+        self.g_s.klt.weight.copy_(basis[:m].T[:, :, None, None])
+        self.g_s.klt.bias.copy_(mean - 0.5)  # type: ignore[union-attr]
+        self.g_s.y_std.copy_(std[:m].view(1, -1, 1, 1))  # type: ignore[union-attr,operator]
+        self.log2_base.table.add_(torch.log2(std[:m]))
+
+    def forward(self, x: Tensor, quality: Tensor) -> Likelihoods:
+        """x (B, 3, H, W) in [0, 1], H and W multiples of 64; quality (B,) in [0, 1].
+
+        Mixed quantisation: the decoder sees straight-through rounding, the rate sees additive uniform noise
+        (Minnen & Singh, "Channel-wise Autoregressive Entropy Models", ICIP 2020, section 3.3).
+        """
+        gain = torch.exp2(self.log2_gain(quality))
+        y = self.g_a(x, quality) * gain
+        z = self.h_a(torch.asinh(y))
+        z_bits = gaussian_bits(z + torch.rand_like(z) - 0.5, self.sigma(self.log2_sigma_z(quality)))
+        offset, mean = self.h_s(ste_round(z))
+        sigma = self.sigma(self.log2_base(quality) + offset)
+        residual = y - mean * sigma
+        y_bits = gaussian_bits(residual + torch.rand_like(residual) - 0.5, sigma)
+        y_hat = (ste_round(residual) + mean * sigma) / gain
+        return Likelihoods(self.g_s(y_hat, quality), y_bits.flatten(1).sum(1), z_bits.flatten(1).sum(1))
+
+    @staticmethod
+    def sigma(log2_sigma: Tensor) -> Tensor:
+        """2^log2_sigma within the range of the entropy coder's tables."""
+        return torch.exp2(lower_bound(log2_sigma, LOG2_SIGMA_MIN).clamp_max(LOG2_SIGMA_MAX))
+
+
+def pad_to(x: Tensor, multiple: int) -> Tensor:
+    """x (B, C, H, W), its last row and column repeated until H and W are multiples of `multiple`."""
+    height, width = x.shape[-2:]
+    return F.pad(x, (0, -width % multiple, 0, -height % multiple), mode="replicate")

@@ -1,0 +1,79 @@
+"""The one block and the few helpers that every network here is made of.
+
+Shapes: B batch, C channels, H and W height and width at the resolution the layer works at.
+All layers take any H and W, have no norm and no attention, and run in bf16 or channels_last unchanged.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class DepthConvBlock(nn.Module):
+    """Depth-wise 3x3 residual, then a gated feed-forward residual; (B, C, H, W) to the same shape.
+
+        x --[1x1, SiLU, dw3x3, 1x1]--(+)--[1x1 to 4C, u * sigmoid(v), 1x1]--(+)-->
+        |__________________________|  |_____________________________________|
+
+    (8 C^2 + 9 C) MACs a position. The shape follows Li et al., "DCVC-RT", CVPR 2025; the gate is u * sigmoid(v)
+    because u * SiLU(v) grows quadratically and spiked at high learning rates.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.expand = nn.Conv2d(channels, channels, 1)
+        self.spatial = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.project = nn.Conv2d(channels, channels, 1)
+        self.gate = nn.Conv2d(channels, 4 * channels, 1)
+        self.merge = nn.Conv2d(2 * channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.project(self.spatial(F.silu(self.expand(x))))
+        u, v = self.gate(x).chunk(2, dim=1)
+        return x + self.merge(u * torch.sigmoid(v))
+
+
+class QualityTable(nn.Module):
+    """A learned vector per quality anchor, linear in between; quality (B,) in [0, 1] to (B, C, 1, 1).
+
+    Anchors are evenly spaced over quality, so a table of log2 gains is a piecewise-exponential gain. Cui et al.,
+    "Asymmetric Gained Deep Image Compression", CVPR 2021, interpolate gain vectors in the same way.
+    """
+
+    def __init__(self, init: Tensor) -> None:
+        super().__init__()
+        self.table = nn.Parameter(init.clone().float())
+
+    def forward(self, quality: Tensor) -> Tensor:
+        anchors = self.table.shape[0]
+        position = quality.float().clamp(0, 1) * (anchors - 1)
+        grid = torch.arange(anchors, device=quality.device, dtype=torch.float32)
+        weights = (1 - (position[:, None] - grid).abs()).clamp_min(0)
+        return (weights @ self.table)[:, :, None, None]
+
+
+class _LowerBound(torch.autograd.Function):
+    """max(x, bound) whose gradient still flows when it would push x back up (Balle et al., ICLR 2018)."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, bound: float) -> Tensor:  # type: ignore[no-untyped-def,override]
+        ctx.save_for_backward(x)
+        ctx.bound = bound
+        return x.clamp_min(bound)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def,override]
+        (x,) = ctx.saved_tensors
+        return grad * ((x >= ctx.bound) | (grad < 0)), None
+
+
+def lower_bound(x: Tensor, bound: float) -> Tensor:
+    """Element-wise max(x, bound), trainable from below."""
+    return _LowerBound.apply(x, bound)  # type: ignore[no-any-return]
+
+
+def ste_round(x: Tensor) -> Tensor:
+    """round(x) forward, identity backward."""
+    return x + (x.round() - x).detach()

@@ -1,0 +1,88 @@
+"""Training photos: decoded once into memory, cropped at random for ever.
+
+A few hundred photos fit in RAM as uint8, and a decoder in the loop is what starves an accelerator. Only the
+standard library, NumPy, Pillow and torch are needed, so that a bare training machine will do.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pipeline.errors import TrainingError
+
+_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+
+
+def read_files(path: str | Path) -> Iterator[tuple[str, bytes]]:
+    """(name, bytes) of every image in a folder, in its tar shards, or in one tar; sorted, so stable."""
+    root = Path(path)
+    if not root.exists():
+        raise TrainingError(f"{root}: no such file or folder; expected a folder of images or tar shards")
+    for file in sorted(root.rglob("*")) if root.is_dir() else [root]:
+        if file.suffix == ".tar":
+            with tarfile.open(file) as shard:
+                for member in shard:
+                    if member.isfile() and Path(member.name).suffix.lower() in _SUFFIXES:
+                        yield member.name, shard.extractfile(member).read()  # type: ignore[union-attr]
+        elif file.suffix.lower() in _SUFFIXES:
+            yield str(file), file.read_bytes()
+
+
+def _pixels(item: tuple[str, bytes]) -> np.ndarray:
+    with Image.open(io.BytesIO(item[1])) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+def load_photos(path: str | Path, min_side_px: int = 64) -> list[np.ndarray]:
+    """Every image under `path` as (H, W, 3) uint8, in the order of `read_files`, tiny ones left out."""
+    with ThreadPoolExecutor() as pool:
+        photos = [p for p in pool.map(_pixels, read_files(path)) if min(p.shape[:2]) >= min_side_px]
+    if not photos:
+        raise TrainingError(f"{path}: found no image of at least {min_side_px} px; give a folder with photos")
+    return photos
+
+
+class Crops:
+    """Random square crops, flipped and turned by quarter turns; the generator's state is the whole state.
+
+    Photos are drawn by area, so that every pixel is as likely as any other. Those smaller than the crop
+    are mirrored out to its size.
+    """
+
+    def __init__(self, photos: Sequence[np.ndarray], seed: int) -> None:
+        self.photos = photos
+        areas = np.array([p.shape[0] * p.shape[1] for p in photos], dtype=np.float64)
+        self.probabilities = areas / areas.sum()
+        self.rng = np.random.default_rng(seed)
+
+    def crop(self, size_px: int) -> np.ndarray:
+        """One (size, size, 3) uint8 crop."""
+        photo = self.photos[self.rng.choice(len(self.photos), p=self.probabilities)]
+        height, width = photo.shape[:2]
+        top = self.rng.integers(0, max(height - size_px, 0) + 1)
+        left = self.rng.integers(0, max(width - size_px, 0) + 1)
+        crop = photo[top : top + size_px, left : left + size_px]
+        missing = (size_px - crop.shape[0], size_px - crop.shape[1])
+        if max(missing) > 0:
+            crop = np.pad(crop, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="symmetric")
+        crop = np.rot90(crop, self.rng.integers(0, 4))
+        return crop[:, ::-1] if self.rng.integers(0, 2) else crop
+
+    def batch(self, count: int, size_px: int) -> Tensor:
+        """(count, 3, size, size) uint8."""
+        crops = np.stack([self.crop(size_px) for _ in range(count)])
+        return torch.from_numpy(crops).permute(0, 3, 1, 2)
+
+    def patches(self, count: int, size_px: int = 16) -> np.ndarray:
+        """(count, 3 * size^2) float64 in [0, 1], in pixel_unshuffle's channel order, for the KLT."""
+        crops = np.stack([self.crop(size_px) for _ in range(count)])
+        return crops.transpose(0, 3, 1, 2).reshape(count, -1) / 255.0

@@ -1,0 +1,185 @@
+"""The training loop of the flagship codec: one process, one device, exact resume.
+
+Runs with nothing but torch, NumPy and Pillow. The schedule follows whichever of steps and minutes is used up
+first, so that a run on a borrowed machine ends with a decayed learning rate when the lease does.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.nn.hyperprior import HyperpriorSpec, MeanScaleHyperprior
+from pipeline.nn.klt import klt
+from pipeline.training import checkpoint
+from pipeline.training.checkpoint import Ema
+from pipeline.training.data import Crops
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """One run. `minutes` is training time, summed over resumes; validation and start-up are not counted.
+
+    `large_from` is the part of the schedule after which crops grow to `large_crop_px` at equal pixels a step.
+    """
+
+    steps: int = 20_000
+    minutes: float = math.inf
+    batch: int = 8
+    crop_px: int = 256
+    large_crop_px: int = 512
+    large_from: float = 0.85
+    lr: float = 4e-3
+    warmup_steps: int = 300
+    clip_norm: float = 0.2
+    ema_decay: float = 0.999
+    seed: int = 0
+    save_every_steps: int = 500
+    validate_every_steps: int = 1000
+    holdout: int = 16
+    model: HyperpriorSpec = field(default_factory=HyperpriorSpec)
+
+
+def distortion_weight(spec: HyperpriorSpec, lmbda: Tensor) -> Tensor:
+    """Scale of each image's loss. Rate grows like lmbda^0.5, and what counts is relative rate, as in BD-rate."""
+    return torch.sqrt(math.sqrt(spec.lmbda_min * spec.lmbda_max) / lmbda)
+
+
+def rd_loss(model: MeanScaleHyperprior, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Weighted bpp + lmbda * MSE (0..255), mean over the batch; also bpp (B,) and MSE (B,)."""
+    out = model(x, quality)
+    bpp = (out.y_bits + out.z_bits) / (x.shape[-1] * x.shape[-2])
+    mse = ((out.x_hat.float() - x.float()) * 255).square().flatten(1).mean(1)
+    lmbda = model.spec.lmbda_min * (model.spec.lmbda_max / model.spec.lmbda_min) ** quality
+    loss = (distortion_weight(model.spec, lmbda) * (bpp + lmbda * mse)).mean()
+    return loss, bpp.detach(), mse.detach()
+
+
+def param_groups(model: MeanScaleHyperprior) -> list[dict[str, Any]]:
+    """At the full rate the gains run away and the KLT dissolves, so both learn ten times slower."""
+    slow_names = (".klt.", "log2_gain.", "modulation.")
+    slow = [p for n, p in model.named_parameters() if any(s in n for s in slow_names)]
+    fast = [p for n, p in model.named_parameters() if not any(s in n for s in slow_names)]
+    return [{"params": fast, "scale": 1.0}, {"params": slow, "scale": 0.1}]
+
+
+class Trainer:
+    """Trains a `MeanScaleHyperprior` on photos held in memory; state lives in `out`/checkpoint.pt."""
+
+    def __init__(self, spec: TrainSpec, photos: list[np.ndarray], out: Path, device: str = "cpu") -> None:
+        self.spec, self.out, self.device = spec, out, torch.device(device)
+        held = photos[:: max(1, len(photos) // spec.holdout)][: spec.holdout]
+        held_ids = {id(p) for p in held}
+        self.holdout = [p for p in held if min(p.shape[:2]) >= 256] or held
+        self.crops = Crops([p for p in photos if id(p) not in held_ids] or photos, spec.seed)
+        torch.manual_seed(spec.seed)
+        self.model = MeanScaleHyperprior(spec.model)
+        mean, basis, std = (torch.from_numpy(a).float() for a in klt(self.crops.patches(30_000)))
+        self.model.start_from_klt(mean, basis, std)
+        self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.optimizer = torch.optim.AdamW(param_groups(self.model), lr=spec.lr, weight_decay=0.0, betas=(0.9, 0.99))
+        self.ema = Ema(self.model, spec.ema_decay)
+        self.step, self.elapsed_s, self.skipped, self.norm_mean = 0, 0.0, 0, 1.0
+        if (out / "checkpoint.pt").exists():
+            self._restore(checkpoint.load(out / "checkpoint.pt", self.device))
+
+    @property
+    def progress(self) -> float:
+        """Part of the schedule that is done, in [0, 1]."""
+        return min(1.0, max(self.step / self.spec.steps, self.elapsed_s / 60 / self.spec.minutes))
+
+    def learning_rate(self) -> float:
+        """Linear warm-up, then a cosine to zero."""
+        warm = min(1.0, (self.step + 1) / self.spec.warmup_steps)
+        return self.spec.lr * warm * 0.5 * (1 + math.cos(math.pi * self.progress))
+
+    def run(self, log: Callable[[dict[str, Any]], None]) -> None:
+        """Train until the schedule ends, saving and validating on the way."""
+        while self.progress < 1:
+            started = time.perf_counter()
+            record = self._train_step()
+            self.elapsed_s += time.perf_counter() - started
+            if self.step % 50 == 0:
+                log({"step": self.step, "progress": round(self.progress, 4), "elapsed_s": round(self.elapsed_s, 1), **record})
+            if self.step % self.spec.save_every_steps == 0:
+                self.save()
+            if self.step % self.spec.validate_every_steps == 0 or self.progress >= 1:
+                log({"step": self.step, "validation": self.validate()})
+        self.save()
+
+    def _train_step(self) -> dict[str, float]:
+        spec = self.spec
+        large = self.progress >= spec.large_from
+        size = spec.large_crop_px if large else spec.crop_px
+        count = max(1, spec.batch * spec.crop_px**2 // size**2)
+        x = self.crops.batch(count, size).to(self.device, non_blocking=True)
+        x = x.float().div_(255).contiguous(memory_format=torch.channels_last)
+        quality = torch.from_numpy((self.crops.rng.random() + np.arange(count) / count) % 1).float().to(self.device)
+        lr = self.learning_rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr * group["scale"]
+        with torch.autocast(self.device.type, torch.bfloat16):
+            loss, bpp, mse = rd_loss(self.model, x, quality)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), spec.clip_norm))
+        self.step += 1
+        # One wild batch can undo an hour: steps far outside the running norm, or not finite, are not taken.
+        if not math.isfinite(norm) or (self.step > 200 and norm > 20 * self.norm_mean):
+            self.skipped += 1
+        else:
+            self.optimizer.step()
+            self.norm_mean += 0.02 * (norm - self.norm_mean)
+            self.ema.update(self.model, self.step)
+        return {
+            "loss": round(loss.item(), 4), "bpp": round(bpp.mean().item(), 4), "mse": round(mse.mean().item(), 2),
+            "norm": round(norm, 3), "lr": round(lr, 6), "skipped": self.skipped,
+        }  # fmt: skip
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, Any]:
+        """Mean bpp, PSNR (dB) and weighted loss of the EMA weights on held-out 256 px crops at five qualities."""
+        model = MeanScaleHyperprior(self.spec.model).to(self.device)
+        model.load_state_dict(self.ema.weights)
+        crops = [p[(s := (np.array(p.shape[:2]) - 256) // 2)[0] :, s[1] :][:256, :256] for p in self.holdout]
+        x = torch.from_numpy(np.stack([c for c in crops if c.shape == (256, 256, 3)])).permute(0, 3, 1, 2)
+        x = x.to(self.device).float() / 255
+        points, losses = [], []
+        state = torch.get_rng_state()
+        torch.manual_seed(0)
+        for quality in (0.1, 0.3, 0.5, 0.7, 0.9):
+            loss, bpp, mse = rd_loss(model, x, torch.full((len(x),), quality, device=self.device))
+            points.append((round(bpp.mean().item(), 4), round((10 * torch.log10(255**2 / mse)).mean().item(), 3)))
+            losses.append(loss.item())
+        torch.set_rng_state(state)
+        return {"loss": round(float(np.mean(losses)), 5), "bpp_psnr": points}
+
+    def save(self) -> None:
+        """Write the full training state to `out`/checkpoint.pt."""
+        checkpoint.save(
+            self.out / "checkpoint.pt",
+            {
+                "spec": json.dumps(asdict(self.spec)),
+                "model": self.model.state_dict(), "ema": self.ema.weights, "optimizer": self.optimizer.state_dict(),
+                "step": self.step, "elapsed_s": self.elapsed_s, "skipped": self.skipped, "norm_mean": self.norm_mean,
+                "rng": checkpoint.rng_state(self.crops.rng), "torch_rng": torch.get_rng_state(),
+            },
+        )  # fmt: skip
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.ema.weights = state["ema"]
+        self.step, self.elapsed_s = state["step"], state["elapsed_s"]
+        self.skipped, self.norm_mean = state["skipped"], state["norm_mean"]
+        self.crops.rng.bit_generator.state = json.loads(state["rng"])
+        torch.set_rng_state(state["torch_rng"].cpu())
