@@ -192,6 +192,8 @@ def _connect() -> Any:
         "read_timeout": 60,
         "connect_timeout": 10,
         "max_pool_connections": 32,
+        # rclone sends the checksum of the whole object with a range of it, which botocore then finds wrong.
+        "response_checksum_validation": "when_required",
     }
     fs = s3fs.S3FileSystem(skip_instance_cache=True, use_listings_cache=False, config_kwargs=config)
     fs.retries = 1
