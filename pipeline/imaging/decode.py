@@ -7,6 +7,7 @@ cost one row and not a job. Content decides the format; file names are never loo
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import numpy as np
 from PIL import Image, ImageFile
@@ -30,15 +31,22 @@ def decode(data: bytes, *, pixel_limit: int = DEFAULT_PIXEL_LIMIT, allow_cmyk: b
         ImageError: not an image, damaged or truncated, more than `pixel_limit` pixels, or a format not read here.
     """
     try:
-        try:
-            return _decode(data, pixel_limit, allow_cmyk)
-        except Image.DecompressionBombError:
-            with guard.pillow_limit(pixel_limit):
-                return _decode(data, pixel_limit, allow_cmyk)
+        return _within_pillow_limit(data, pixel_limit, allow_cmyk)
     except ImageError:
         raise
     except Exception as error:  # Pillow raises a dozen types on damaged files, MemoryError among them
         raise ImageError(_sentence(data, error)) from error
+
+
+def _within_pillow_limit(data: bytes, pixel_limit: int, allow_cmyk: bool) -> Picture:
+    try:
+        return _decode(data, pixel_limit, allow_cmyk)
+    except Image.DecompressionBombError as error:
+        try:
+            with guard.pillow_limit(pixel_limit):
+                return _decode(data, pixel_limit, allow_cmyk)
+        except Image.DecompressionBombError:
+            raise ImageError(guard.too_large(data, error, pixel_limit)) from error
 
 
 def _decode(data: bytes, pixel_limit: int, allow_cmyk: bool) -> Picture:
@@ -48,15 +56,16 @@ def _decode(data: bytes, pixel_limit: int, allow_cmyk: bool) -> Picture:
         if not png.is_text_bomb(data, error):
             raise
         picture = _picture(png.without_text(data), pixel_limit, allow_cmyk)
-        return _with_obstacle(picture, "text or profile chunks of more than 1 MiB")
+        return replace(picture, obstacle=picture.obstacle or "text or profile chunks of more than 1 MiB")
 
 
 def _picture(data: bytes, pixel_limit: int, allow_cmyk: bool) -> Picture:
     image = guard.open_checked(data, pixel_limit)
     obstacle = obstacles.find(image, data, allow_cmyk)
-    turn_read_before_loading = metadata.exif_of(image) if image.format == "TIFF" else None
+    early = metadata.exif_of(image)  # TIFF forgets tags while it turns its pixels; PNG may have them at its end
     image.load()
-    exif, xmp = turn_read_before_loading or metadata.exif_of(image), metadata.xmp_of(image)
+    _scale_gray_key(image, data)
+    exif, xmp = early or metadata.exif_of(image), metadata.xmp_of(image)
     upright = orientation.turned(image, _orientation(image, exif, xmp))
     rgb, alpha = _pixels(upright, image.info.get("icc_profile"))
     gray = image.mode in _GRAY_MODES
@@ -106,10 +115,10 @@ def _to_8_bits(samples: np.ndarray) -> np.ndarray:
     return (positive >> shift).astype(np.uint8)
 
 
-def _with_obstacle(picture: Picture, obstacle: str) -> Picture:
-    from dataclasses import replace
-
-    return replace(picture, obstacle=picture.obstacle or obstacle)
+def _scale_gray_key(image: ImageFile.ImageFile, data: bytes) -> None:
+    """A transparent gray of a 2- or 4-bit PNG is given in its own levels, and Pillow's pixels are in 0..255."""
+    if image.format == "PNG" and image.mode == "L" and data[24] < 8 and "transparency" in image.info:
+        image.info["transparency"] *= 255 // ((1 << data[24]) - 1)
 
 
 def _sentence(data: bytes, error: Exception) -> str:

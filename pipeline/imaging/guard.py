@@ -85,17 +85,27 @@ def open_checked(data: bytes, pixel_limit: int) -> ImageFile.ImageFile:
 
 @contextmanager
 def pillow_limit(pixel_limit: int) -> Iterator[None]:
-    """Lift Pillow's limit of 179 MP to `pixel_limit`, for one picture at a time in this process.
+    """Lift Pillow's own limit of 179 MP to `pixel_limit`, for one picture at a time in this process.
 
-    The limit is a global of Pillow, so other threads see it lifted meanwhile; `open_checked` guards ours anyway.
+    That limit is a global, so other threads see it lifted meanwhile, never lowered; `open_checked` guards ours.
     """
     with _limit_lock:
         before = Image.MAX_IMAGE_PIXELS
-        Image.MAX_IMAGE_PIXELS = (pixel_limit + 1) // 2  # Pillow raises above twice this number
+        if before is not None:
+            Image.MAX_IMAGE_PIXELS = max(before, (pixel_limit + 1) // 2)  # Pillow raises above twice this number
         try:
             yield
         finally:
             Image.MAX_IMAGE_PIXELS = before
+
+
+def too_large(data: bytes, error: Exception, pixel_limit: int) -> str:
+    """The sentence for a picture that Pillow itself refused as a decompression bomb."""
+    found = re.search(r"\d+", str(error))
+    return (
+        f"the {kind_of(data) or 'image'} header promises {found[0] if found else 'too many'} pixels, above the limit "
+        f"of {pixel_limit} pixels, and was not decoded; raise the pixel limit if the picture is real"
+    )
 
 
 def _check_size(name: str, width: int, height: int, pixel_limit: int) -> None:

@@ -25,6 +25,7 @@ _AV1C = re.compile(rb"av1C\x81.(.)", re.DOTALL)
 _NCLX = re.compile(rb"colrnclx(..)(..)", re.DOTALL)
 _MOTION = re.compile(rb"""(?:MotionPhoto|MicroVideo)(?:\s*=\s*["']|>)\s*1""")
 _THUMBNAIL = "Large Thumbnail"
+MAX_PAGES = 1000
 
 
 def find(image: ImageFile.ImageFile, data: bytes, allow_cmyk: bool) -> str | None:
@@ -133,13 +134,21 @@ def _frames(image: ImageFile.ImageFile) -> str | None:
     if image.format == "ICO":
         return None
     try:
-        count = getattr(image, "n_frames", 1)
+        count = _pages(image) if image.format == "TIFF" else getattr(image, "n_frames", 1)
         image.seek(0)
     except Exception as error:  # the first frame may still be whole
         return f"frames that cannot be counted ({type(error).__name__})"
     if count <= 1:
         return None
     return f"{count} pages" if image.format == "TIFF" else f"animation, {count} frames"
+
+
+def _pages(image: ImageFile.ImageFile) -> int:
+    """Pages of a TIFF, counted up to a limit: Pillow's count takes quadratic time, minutes for a hostile file."""
+    count = 1
+    while count < MAX_PAGES and _opens(image, count):
+        count += 1
+    return count
 
 
 def _second_picture(image: ImageFile.ImageFile) -> str | None:

@@ -56,9 +56,9 @@ def ssim(reference: np.ndarray, test: np.ndarray) -> float:
 def ms_ssim(reference: np.ndarray, test: np.ndarray) -> float:
     """Multi-scale SSIM in [0, 1]: contrast and structure at five scales, luminance at the coarsest.
 
-    Scales on which a side is shorter than 11 px are left out and the weights of the others scaled up
-    to the sum of all five (1.0001 as published), which happens below 161 px. Negative terms count as 0. Halving averages 2 x 2 px, with a row or column
-    of zeros before an odd side, as in pytorch-msssim.
+    Scales on which a side is shorter than 11 px are left out, which happens below 161 px, and the weights of the
+    others scaled up to the sum of all five (1.0001 as published). Negative terms count as 0. Halving averages
+    2 x 2 px, with a row or column of zeros before an odd side, as pytorch-msssim does.
     """
     _check(reference, test)
     return _multi_scale(reference, test)[1]
