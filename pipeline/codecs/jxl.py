@@ -34,10 +34,10 @@ def distance_of(quality: float) -> float:
 
 
 def declared_size(payload: bytes) -> tuple[int, int]:
-    """(width, height) from the SizeHeader of a JPEG XL file (ISO/IEC 18181-1, D.2)."""
+    """(width, height) from the SizeHeader of a JPEG XL file (ISO/IEC 18181-1, D.2); ValueError when it is none."""
     stream = _codestream(payload) if payload.startswith(CONTAINER) else payload
     if not stream.startswith(CODESTREAM):
-        raise BitstreamError(f"jxl: the payload starts with {payload[:12]!r}; expected a JPEG XL signature")
+        raise ValueError(f"found {payload[:12]!r} where a JPEG XL signature belongs")
     bits = _Bits(stream[2:18])
     small = bits.take(1)
     height = 8 * (1 + bits.take(5)) if small else bits.take_u32()
@@ -77,7 +77,7 @@ def _codestream(payload: bytes) -> bytes:
         if length < header:  # 0 means "to the end of the file": nothing can follow
             break
         at += length
-    raise BitstreamError(f"jxl: no codestream in a container of {len(payload)} bytes; the payload is damaged")
+    raise ValueError("no codestream in this JPEG XL container")
 
 
 def _decode_pixels(payload: bytes) -> np.ndarray:
@@ -107,7 +107,7 @@ class JXL(Lossy):
 
     def _size_of(self, payload: bytes) -> tuple[int, int]:
         if not payload.startswith(CODESTREAM):
-            raise BitstreamError(f"{self.name}: the payload starts with {payload[:12]!r}; expected ff0a")
+            raise ValueError(f"found {payload[:12]!r} where a bare JPEG XL codestream belongs")
         return declared_size(payload)
 
     def _read(self, payload: bytes) -> np.ndarray:
@@ -157,15 +157,16 @@ class JXLLossless:
         return bytes(checked_read(self.name, lambda p: imagecodecs.jpegxl_decode_jpeg(p, numthreads=1), payload))
 
     def _check(self, payload: bytes) -> None:
-        check_size(self.name, *checked_read(self.name, declared_size, payload), self.pixel_limit)
+        width, height = checked_read(self.name, declared_size, payload)
+        check_size(self.name, width, height, self.pixel_limit)
 
     def _transcode(self, source: bytes) -> bytes:
         try:
             payload = bytes(imagecodecs.jpegxl_encode_jpeg(source, usecontainer=True, numthreads=1))
         except (RuntimeError, ValueError) as error:
             raise CodecError(
-                f"{self.name}: libjxl cannot transcode this JPEG of {len(source)} bytes ({error}); it takes whole "
-                "Huffman-coded 8-bit files of 1 or 3 components, so keep the original"
+                f"{self.name}: libjxl cannot transcode this JPEG of {len(source)} bytes ({error}); it takes whole, "
+                "Huffman-coded 8-bit files of 1 or 3 components with no broken ICC profile, so keep the original"
             ) from error
         try:
             same = self.restore_source(payload) == source

@@ -19,12 +19,14 @@ from pipeline.codecs.search import reach
 from pipeline.errors import BitstreamError, CodecError, ConfigError
 from pipeline.records import Picture, Rate
 
+DEFAULT_RATE = Rate(quality=60.0)
+
 
 @dataclass(frozen=True)
 class Lossy(ABC):
     """A classical codec with a quality in [0, 100]. Dataclass fields are its options, and all of its `spec()`."""
 
-    rate: Rate = Rate(quality=60.0)
+    rate: Rate = DEFAULT_RATE
 
     name: ClassVar[str]
     model_id: ClassVar[str | None] = None

@@ -7,7 +7,6 @@ and Pillow's global bomb limit (lower than ours) stays out of it.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -19,7 +18,6 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
 from pipeline.codecs.lossy import Lossy, check_choice
-from pipeline.errors import BitstreamError
 
 
 def save(pixels: np.ndarray, file_format: str, **options: Any) -> bytes:
@@ -33,13 +31,13 @@ def save(pixels: np.ndarray, file_format: str, **options: Any) -> bytes:
 class _PillowCodec(Lossy):
     """A codec whose files one Pillow plugin reads."""
 
-    opened: ClassVar[Callable[[io.BytesIO], ImageFile.ImageFile]]
+    opened: ClassVar[type[ImageFile.ImageFile]]
 
     def _size_of(self, payload: bytes) -> tuple[int, int]:
-        return type(self).opened(io.BytesIO(payload)).size
+        return self.opened(io.BytesIO(payload)).size
 
     def _read(self, payload: bytes) -> np.ndarray:
-        with type(self).opened(io.BytesIO(payload)) as image:
+        with self.opened(io.BytesIO(payload)) as image:
             return np.asarray(image)
 
 
@@ -51,7 +49,7 @@ class JPEG(_PillowCodec):
 
     name: ClassVar[str] = "jpeg"
     side_limit_px: ClassVar[int] = 65_500  # JPEG_MAX_DIMENSION of libjpeg; the format itself could hold 65535
-    opened = JpegImageFile
+    opened: ClassVar[type[ImageFile.ImageFile]] = JpegImageFile
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,7 +69,7 @@ class WebP(_PillowCodec):
     name: ClassVar[str] = "webp"
     quality_step: ClassVar[float] = 0.5
     side_limit_px: ClassVar[int] = 16_383
-    opened = WebPImageFile
+    opened: ClassVar[type[ImageFile.ImageFile]] = WebPImageFile
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -84,7 +82,7 @@ class WebP(_PillowCodec):
     def _size_of(self, payload: bytes) -> tuple[int, int]:
         # The plugin allocates the canvas when it opens a file, so the size is read from the VP8 frame header.
         if payload[:4] != b"RIFF" or payload[8:16] != b"WEBPVP8 " or payload[23:26] != b"\x9d\x01\x2a":
-            raise BitstreamError(f"{self.name}: the payload starts with {payload[:16]!r}; expected a lossy WebP file")
+            raise ValueError(f"found {payload[:16]!r} where the header of a lossy WebP file belongs")
         width, height = (int.from_bytes(payload[i : i + 2], "little") & 0x3FFF for i in (26, 28))
         return width, height
 
@@ -107,7 +105,7 @@ class AVIF(_PillowCodec):
     # Encoders write up to 65536 px, but libavif refuses to read beyond these two (its default limits).
     side_limit_px: ClassVar[int] = 32_768
     area_limit_px: ClassVar[int] = 16_384 * 16_384
-    opened = AvifImageFile
+    opened: ClassVar[type[ImageFile.ImageFile]] = AvifImageFile
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -138,7 +136,7 @@ class JPEG2000(_PillowCodec):
 
     name: ClassVar[str] = "jpeg2000"
     quality_step: ClassVar[float] = 0.5
-    opened = Jpeg2KImageFile
+    opened: ClassVar[type[ImageFile.ImageFile]] = Jpeg2KImageFile
 
     def _write(self, pixels: np.ndarray, quality: float) -> bytes:
         psnr_db = 20.0 + 0.3 * quality

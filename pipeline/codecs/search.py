@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pipeline.codecs.base import Encoded
-from pipeline.errors import CodecError, MetricError
+from pipeline.errors import CodecError
 from pipeline.metrics.distortion import ms_ssim, mse, psnr_db
 from pipeline.records import Rate
 
@@ -57,23 +57,17 @@ def reach(
     def attempt(step: int) -> Trial:
         quality = round(step * quality_step, 6)
         payload = encode(quality)
-        return Trial(step, quality, payload, _measure(name, kind, reference, payload, decode))
+        return Trial(step, quality, payload, _measure(kind, reference, payload, decode))
 
     trials = _crossing(attempt, round(100 / quality_step), target, kind)
     return _best(name, kind, target, trials)
 
 
-def _measure(
-    name: str, kind: str, reference: np.ndarray, payload: bytes, decode: Callable[[bytes], np.ndarray]
-) -> float:
+def _measure(kind: str, reference: np.ndarray, payload: bytes, decode: Callable[[bytes], np.ndarray]) -> float:
     if kind == "bpp":
         return 8 * len(payload) / (reference.shape[0] * reference.shape[1])
-    try:
-        if kind == "psnr_db":
-            return float(psnr_db(mse(reference, decode(payload))))
-        return float(ms_ssim(reference, decode(payload)))
-    except MetricError as error:
-        raise CodecError(f"{name}: the target {kind} cannot be measured on this picture: {error}") from error
+    decoded = decode(payload)
+    return ms_ssim(reference, decoded) if kind == "ms_ssim" else psnr_db(mse(reference, decoded))
 
 
 def _crossing(attempt: Callable[[int], Trial], last: int, target: float, kind: str) -> list[Trial]:
