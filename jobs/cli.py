@@ -1,0 +1,85 @@
+"""What every job's door does the same way: exit codes, one clear sentence for an error, no traceback.
+
+0: the work is done. 1: the job could not do its work. 2: bad arguments or config.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from types import FrameType
+from typing import Any
+
+import typer
+
+from pipeline.errors import ConfigError, PipelineError
+
+OK, FAILED, BAD_ARGUMENTS = 0, 1, 2
+
+
+def run_command(command: Callable[..., int | None], argv: Sequence[str] | None, name: str) -> int:
+    """Runs one typer command on `argv` and gives its exit code."""
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.command()(command)
+    return run_app(app, argv, name)
+
+
+def run_app(app: typer.Typer, argv: Sequence[str] | None, name: str) -> int:
+    import click
+
+    try:
+        with _terminated_like_interrupted():
+            code = app(args=list(sys.argv[1:] if argv is None else argv), prog_name=name, standalone_mode=False)
+        return int(code or OK)
+    except click.exceptions.Exit as stop:
+        return int(stop.exit_code)
+    except click.ClickException as error:
+        return _fail(BAD_ARGUMENTS, f"{error.format_message()}; see `{name} --help`")
+    except ConfigError as error:
+        return _fail(BAD_ARGUMENTS, str(error))
+    except PipelineError as error:
+        return _fail(FAILED, str(error))
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        return _fail(FAILED, "interrupted; what was committed stays, run the same command again to go on")
+    except BrokenPipeError:
+        sys.stderr.close()
+        return FAILED
+
+
+@contextlib.contextmanager
+def json_only(wanted: bool) -> Iterator[None]:
+    """With --json, whatever prints on stdout in between (Ray does) goes to stderr."""
+    with contextlib.redirect_stdout(sys.stderr) if wanted else contextlib.nullcontext():
+        yield
+
+
+def print_json(summary: Any) -> None:
+    print(json.dumps(summary, indent=2, default=str, allow_nan=False))
+
+
+def _fail(code: int, message: str) -> int:
+    from pipeline.storage import redact
+
+    print(f"error: {redact(message)}", file=sys.stderr, flush=True)
+    return code
+
+
+@contextlib.contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM, what schedulers send, ends a job as Ctrl-C does."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not the main thread: the host program owns signals
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,212 @@
+"""YAML and dotted `key=value` overrides to one checked object per job; nothing else in the house reads YAML.
+
+Unknown keys are errors that name the nearest known key, and every mistake is a ConfigError of one sentence
+(exit code 2). Components never see these objects: jobs hand them plain arguments.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pipeline.codecs.base import validate_rate
+from pipeline.errors import ConfigError
+from pipeline.records import Rate
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SourceSection(Section):
+    uri: str = Field(min_length=1)
+    kind: Literal["auto", "files", "webdataset", "parquet"] = "auto"
+    image_column: str | None = None  # Parquet: the column that holds the images; found by its content when unset
+    id_column: str | None = None  # Parquet: a column of unique, stable ids; the row number when unset
+
+
+class ArchiveSection(Section):
+    uri: str = Field(min_length=1)
+
+
+class TargetSection(Section):
+    psnr_db: float | None = None
+    ms_ssim: float | None = None
+    bpp: float | None = None
+
+
+class CodecSection(Section):
+    name: str = "cnn"
+    quality: float | None = None
+    target: TargetSection | None = None
+    effort: int | None = None
+    model: str | None = None
+
+    @model_validator(mode="after")
+    def one_rate(self) -> Self:
+        self.rate  # noqa: B018  raises when quality and target disagree
+        return self
+
+    @property
+    def rate(self) -> Rate:
+        if self.target is None:
+            return validate_rate(Rate(quality=60.0 if self.quality is None else self.quality))
+        return validate_rate(Rate(quality=self.quality, **self.target.model_dump()))
+
+
+class FloorSection(Section):
+    psnr_db: float | None = Field(default=30.0, ge=0)
+    ms_ssim: float | None = Field(default=None, ge=0, le=1)
+
+
+class ResourcesSection(Section):
+    actors: int = Field(default=1, ge=1)
+    num_gpus: float = Field(default=0, ge=0)
+    device: str = "auto"
+    cpus_per_actor: float = Field(default=1, gt=0)
+    cpus: int | None = Field(default=None, ge=1)  # of this machine, when the job starts its own Ray; all when unset
+    object_store_mb: int = Field(default=512, ge=80)
+    batch_mpx: float = Field(default=2.0, gt=0)
+
+
+class LimitsSection(Section):
+    pixels: int = Field(default=200_000_000, ge=1)
+    cmyk: bool = False  # true: CMYK pictures may be stored as RGB by lossy codecs
+
+
+class RecompressConfig(Section):
+    """Everything `jobs.recompress` can be told; see configs/recompress/ for examples."""
+
+    source: SourceSection
+    archive: ArchiveSection
+    codec: CodecSection = CodecSection()
+    floor: FloorSection = FloorSection()
+    fallback: list[str] = ["jxl-lossless", "original"]
+    error_budget: float = Field(default=1.0, ge=0, le=1)
+    retry: list[Literal["rejected", "kept_original"]] = []
+    resources: ResourcesSection = ResourcesSection()
+    limits: LimitsSection = LimitsSection()
+
+
+M = TypeVar("M", bound=Section)
+
+
+def load(model: type[M], path: str | None, overrides: Sequence[str] = ()) -> M:
+    """The config at `path` (or an empty one) with `key=value` overrides applied, checked.
+
+    Raises:
+        ConfigError: unreadable file, bad YAML, unknown key, or a value out of range; one sentence.
+    """
+    tree = _read_yaml(path) if path else {}
+    given = dict(_split_override(text) for text in overrides)
+    _drop_replaced_rate(tree, given)
+    for key, value in given.items():
+        _put(tree, key, value)
+    _refuse_unknown(model, tree, path or "command line")
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(f"{path or 'command line'}: {_first_problem(error, tree)}") from None
+
+
+def _read_yaml(path: str) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: {error.strerror or error}; expected a YAML config, see configs/recompress/"
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: found {type(tree).__name__}; expected sections such as `source: {{uri: ...}}`")
+    return tree
+
+
+def _split_override(text: str) -> tuple[str, Any]:
+    key, sign, value = text.partition("=")
+    if not sign or not key.strip():
+        raise ConfigError(f"override {text!r}: expected key=value, such as codec.quality=60")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        return key.strip(), value
+
+
+def _drop_replaced_rate(tree: dict[str, Any], given: Mapping[str, Any]) -> None:
+    """An override of quality replaces a target in the file, and the other way round."""
+    codec = tree.get("codec")
+    if not isinstance(codec, dict):
+        return
+    if any(key.startswith("codec.target") for key in given):
+        codec.pop("quality", None)
+        codec.pop("target", None)
+    if "codec.quality" in given:
+        codec.pop("target", None)
+
+
+def _put(tree: dict[str, Any], key: str, value: Any) -> None:
+    *sections, last = key.split(".")
+    for section in sections:
+        child = tree.setdefault(section, {})
+        if not isinstance(child, dict):
+            raise ConfigError(f"override {key}: {section} is {child!r}, not a section, so nothing can be set inside it")
+        tree = child
+    tree[last] = value
+
+
+def known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+    """Every dotted key of `model`, sections included."""
+    keys = []
+    for name, field in model.model_fields.items():
+        keys.append(prefix + name)
+        section = _section_of(field.annotation)
+        keys += known_keys(section, f"{prefix}{name}.") if section else []
+    return keys
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    options = getattr(annotation, "__args__", None) or (annotation,)
+    return next((one for one in options if isinstance(one, type) and issubclass(one, BaseModel)), None)
+
+
+def _refuse_unknown(model: type[BaseModel], tree: Mapping[str, Any], origin: str) -> None:
+    known = known_keys(model)
+    for key in _keys_in(tree, model):
+        if key not in known:
+            raise ConfigError(f"{origin}: unknown key {key!r}; {_nearest(key, known)}")
+
+
+def _keys_in(tree: Mapping[str, Any], model: type[BaseModel], prefix: str = "") -> list[str]:
+    keys = []
+    for name, value in tree.items():
+        keys.append(f"{prefix}{name}")
+        field = model.model_fields.get(str(name))
+        section = _section_of(field.annotation) if field else None
+        if section and isinstance(value, Mapping):
+            keys += _keys_in(value, section, f"{prefix}{name}.")
+    return keys
+
+
+def _nearest(key: str, known: Sequence[str]) -> str:
+    by_leaf = {one.rpartition(".")[2]: one for one in known}
+    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    leaf = difflib.get_close_matches(key.rpartition(".")[2], by_leaf, n=1, cutoff=0.6)
+    if close or leaf:
+        return f"did you mean {(close[0] if close else by_leaf[leaf[0]])!r}?"
+    return f"known keys are {', '.join(one for one in known if '.' not in one)} and what is inside them"
+
+
+def _first_problem(error: ValidationError, tree: Mapping[str, Any]) -> str:
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "missing":
+        flag = f" (or --{key.partition('.')[0]})" if key in ("source", "archive", "source.uri", "archive.uri") else ""
+        return f"{key} is missing; set {key if '.' in key else key + '.uri'}{flag}"
+    found = problem.get("input")
+    return f"{key} is {found!r}: {problem['msg']}" if key else str(problem["msg"])

@@ -1,0 +1,142 @@
+"""Ray, quickly and quietly: join the cluster this process runs in, or start a small one on this machine.
+
+Minimum actors x CPUs + 1 must fit, or Ray Data waits for ever without a word; so it is checked before anything
+is scheduled.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from pipeline.errors import ConfigError, PipelineError
+
+_QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # C++ lines such as ray#53727 for every actor pool
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What the graph may use. `cpus` and `object_store_mb` count only when Ray is started here."""
+
+    actors: int = 1
+    num_gpus: float = 0
+    cpus_per_actor: float = 1
+    cpus: int | None = None
+    object_store_mb: int = 512
+
+
+def machine_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def inside_cluster() -> bool:
+    """Whether this process was started by `ray job submit`, or told of a cluster by RAY_ADDRESS."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+@contextmanager
+def connected(resources: Resources) -> Iterator[None]:
+    """Ray for the length of a job: what is already connected, else the cluster around us, else one of our own.
+
+    Raises:
+        ConfigError: the actor pool and one task beside it do not fit.
+        PipelineError: Ray does not start or cannot be reached.
+    """
+    import ray
+
+    ours = not ray.is_initialized()
+    if ours:
+        _connect(resources)
+    try:
+        require_capacity(resources)
+        yield
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _connect(resources: Resources) -> None:
+    import ray
+
+    loading = threading.Thread(target=_import_ray_data, daemon=True)  # 0.6 s that need not wait for 2-6 s of ray.init
+    loading.start()
+    warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
+    try:
+        if inside_cluster():
+            ray.init(address=os.environ["RAY_ADDRESS"], logging_level=logging.ERROR, log_to_driver=False)
+        else:
+            _start_here(resources)
+    except (RuntimeError, ConnectionError, ValueError, OSError) as error:
+        where = "the cluster at RAY_ADDRESS" if inside_cluster() else "a local Ray"
+        raise PipelineError(f"{where} could not be reached or started: {' '.join(str(error).split())}") from error
+    finally:
+        loading.join()
+
+
+def _start_here(resources: Resources) -> None:
+    import ray
+
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+    # A token that an earlier `ray start` left in the home directory must not lock this private instance.
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    ray.init(
+        address="local",
+        num_cpus=local_cpus(resources),
+        num_gpus=_local_gpus(resources),
+        object_store_memory=_object_store_bytes(resources.object_store_mb),
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
+def local_cpus(resources: Resources) -> int:
+    """CPUs of a Ray of our own. They are bookkeeping: two let the pool and a task share a one-core machine."""
+    return resources.cpus or max(2, machine_cpus())
+
+
+def _local_gpus(resources: Resources) -> int | None:
+    return None if resources.num_gpus else 0  # None: let Ray look for them
+
+
+def _object_store_bytes(wanted_mb: int) -> int:
+    """At most half of free shared memory; Ray refuses less than 75 MiB."""
+    wanted = wanted_mb << 20
+    if os.path.isdir("/dev/shm"):
+        wanted = min(wanted, shutil.disk_usage("/dev/shm").free // 2)
+    return max(wanted, 80 << 20)
+
+
+def require_capacity(resources: Resources) -> None:
+    """Raises ConfigError unless all actors and one more CPU for the tasks beside them fit."""
+    import ray
+
+    have = ray.cluster_resources()
+    needed_cpus, cpus = resources.actors * resources.cpus_per_actor + 1, have.get("CPU", 0)
+    if needed_cpus > cpus:
+        raise ConfigError(
+            f"resources: {resources.actors} actors x {resources.cpus_per_actor:g} CPUs + 1 for tasks need "
+            f"{needed_cpus:g} CPUs, Ray has {cpus:g}; lower resources.actors or resources.cpus_per_actor"
+        )
+    needed_gpus, gpus = resources.actors * resources.num_gpus, have.get("GPU", 0)
+    if needed_gpus > gpus:
+        raise ConfigError(
+            f"resources: {resources.actors} actors x {resources.num_gpus:g} GPUs need {needed_gpus:g}, "
+            f"Ray has {gpus:g}; lower resources.actors or set resources.num_gpus=0"
+        )
+
+
+def _import_ray_data() -> None:
+    import ray.data  # noqa: F401

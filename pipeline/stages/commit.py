@@ -1,0 +1,91 @@
+"""Commit: the outcomes of one chunk become one part of the archive, and a tally of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.archive import Archive, PartMeta
+from pipeline.metrics.distortion import psnr_db
+from pipeline.records import ENCODED, KEPT_ORIGINAL, REJECTED, Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Sums over committed rows; those of parts add up to those of a run.
+
+    `source_bytes` includes `rejected_bytes`, which have no payload to be compared with. `mse_sum` and
+    `ms_ssim_sum` run over encoded rows, exact ones included.
+    """
+
+    parts: int = 0
+    images: int = 0
+    encoded: int = 0
+    kept_original: int = 0
+    rejected: int = 0
+    source_bytes: int = 0
+    rejected_bytes: int = 0
+    payload_bytes: int = 0
+    pixels: int = 0
+    mse_sum: float = 0.0
+    ms_ssim_sum: float = 0.0
+    ms_ssim_count: int = 0
+    part: str | None = None
+
+    def __add__(self, other: Tally) -> Tally:
+        names = [field.name for field in dataclasses.fields(self) if field.name != "part"]
+        return Tally(**{name: getattr(self, name) + getattr(other, name) for name in names})
+
+    @property
+    def saved_pct(self) -> float:
+        stored = self.source_bytes - self.rejected_bytes
+        return 100 * (1 - self.payload_bytes / stored) if stored else 0.0
+
+    @property
+    def psnr_db(self) -> float | None:
+        """PSNR of the mean MSE of encoded images (a mean of PSNRs would be infinite with one exact image)."""
+        return psnr_db(self.mse_sum / self.encoded) if self.encoded else None
+
+    @property
+    def ms_ssim(self) -> float | None:
+        return self.ms_ssim_sum / self.ms_ssim_count if self.ms_ssim_count else None
+
+    def row(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def summary(self) -> dict[str, Any]:
+        """For people and machines: the counters, and what follows from them; an exact PSNR has no number."""
+        psnr = self.psnr_db
+        finite = psnr if psnr is not None and math.isfinite(psnr) else None
+        counters = {name: value for name, value in self.row().items() if name not in ("part", "mse_sum", "ms_ssim_sum")}
+        counters.pop("ms_ssim_count")
+        return counters | {"saved_pct": round(self.saved_pct, 3), "psnr_db": finite, "ms_ssim": self.ms_ssim}
+
+    @classmethod
+    def of_rows(cls, rows: Iterable[Mapping[str, Any]], part: str | None = None) -> Tally:
+        """The tally of metrics rows of one part."""
+        total = Tally(parts=1)
+        for row in rows:
+            total = total + cls._of_row(row)
+        return dataclasses.replace(total, part=part)
+
+    @classmethod
+    def _of_row(cls, row: Mapping[str, Any]) -> Tally:
+        status, source_bytes = row["status"], row["source_bytes"] or 0
+        encoded, ratio = status == ENCODED, row["ms_ssim"]
+        return cls(
+            images=1,
+            encoded=int(encoded),
+            kept_original=int(status == KEPT_ORIGINAL),
+            rejected=int(status == REJECTED),
+            source_bytes=source_bytes,
+            rejected_bytes=source_bytes if status == REJECTED else 0,
+            payload_bytes=row["payload_bytes"] or 0,
+            pixels=(row["width"] or 0) * (row["height"] or 0),
+            mse_sum=row["mse"] or 0.0 if encoded else 0.0,
+            ms_ssim_sum=ratio if encoded and ratio is not None else 0.0,
+            ms_ssim_count=int(encoded and ratio is not None),
+        )
