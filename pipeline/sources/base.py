@@ -4,6 +4,7 @@ A source never raises for one image. What cannot be read comes out as a `SourceI
 `error`, so that it gets its row like every other image:
 
     "unreadable: ..."  the store or file system failed (gone, refused, out of time); the next run may fare better
+    "too large: ..."   over `member_limit_bytes`, which may be raised
     "damaged: ..."     the bytes were read and are not what they should be; they will not get better by themselves
 """
 
@@ -86,18 +87,32 @@ def human_bytes(size_bytes: int) -> str:
     return f"{size_bytes / 2**20:.1f} MiB" if size_bytes >= 2**20 else f"{size_bytes} bytes"
 
 
-def listing(uri: str, suffixes: Sequence[str] | None, looked_for: str) -> list[SourceItem]:
-    """Files at `uri` that end in one of `suffixes` in any case (all files when None); SourceError when none do."""
-    found = storage.list_files(uri, missing_ok=True)
-    items = [item for item in found if suffixes is None or item.uri.lower().endswith(tuple(suffixes))]
-    if not items:
-        raise nothing_found(uri, looked_for, len(found))
-    return items
+class Listing:
+    """Lists a URI. What was seen while finding out the kind is used once, so that no bucket is listed twice."""
+
+    def __init__(self, seen: list[SourceItem] | None = None) -> None:
+        self._seen = seen
+
+    def __reduce__(self) -> tuple[type[Listing], tuple[()]]:
+        return Listing, ()
+
+    def all(self, uri: str) -> list[SourceItem]:
+        seen, self._seen = self._seen, None
+        return storage.list_files(uri, missing_ok=True) if seen is None else seen
+
+    def ending_in(self, suffixes: Sequence[str], uri: str, looked_for: str) -> list[SourceItem]:
+        """Files at `uri` with one of `suffixes`, in any case. Raises SourceError when there are none."""
+        found = self.all(uri)
+        items = [item for item in found if item.uri.lower().endswith(tuple(suffixes))]
+        if not items:
+            raise nothing_found(uri, looked_for, len(found))
+        return items
 
 
 def nothing_found(uri: str, looked_for: str, others: int) -> SourceError:
     seen = f"{others} other file{'s' * (others != 1)}" if others else "nothing at all"
+    braces = "{a..b} is not expanded, write *; " if "{" in uri else ""
     return SourceError(
-        f"source {storage.redact(uri)}: found {seen}; expected {looked_for}; "
+        f"source {storage.redact(uri)}: found {seen}; expected {looked_for}; {braces}"
         "check the path, prefix or glob (hidden names, with a leading dot, do not count), or set source.kind"
     )

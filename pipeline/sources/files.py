@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from pipeline import storage
 from pipeline.errors import PipelineError
 from pipeline.records import SourceImage, SourceItem, image_id_of
-from pipeline.sources.base import MEMBER_LIMIT_BYTES, failed, human_bytes, listing, nothing_found, printable
+from pipeline.sources.base import MEMBER_LIMIT_BYTES, Listing, failed, human_bytes, nothing_found, printable
 from pipeline.sources.formats import SIDECAR_SUFFIXES, suffix_of
 
 READ_AHEAD_BYTES = 32 << 20
@@ -28,13 +28,14 @@ class FilesSource:
     uri: str
     readers: int = 8
     member_limit_bytes: int = MEMBER_LIMIT_BYTES
+    listing: Listing = field(default_factory=Listing, repr=False, compare=False)
 
     kind: ClassVar[str] = "files"
     items_are_shards: ClassVar[bool] = False
 
     def list_items(self) -> list[SourceItem]:
         looked_for = "image files"
-        found = listing(self.uri, None, looked_for)
+        found = self.listing.all(self.uri)
         if len(found) == 1 and _base_name(found[0].uri) == _base_name(self.uri):
             return found
         items = [item for item in found if suffix_of(item.uri) not in SIDECAR_SUFFIXES]
@@ -62,7 +63,7 @@ class FilesSource:
         if item.size_bytes > self.member_limit_bytes:
             return failed(
                 item,
-                f"damaged: {human_bytes(item.size_bytes)} is over the limit of "
+                f"too large: {human_bytes(item.size_bytes)} is over the limit of "
                 f"{human_bytes(self.member_limit_bytes)} for one image; raise source.member_limit_bytes",
             )
         try:

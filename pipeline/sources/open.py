@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Callable
 from typing import Any
 
 from pipeline import storage
 from pipeline.errors import ConfigError, SourceError
 from pipeline.records import SourceItem
-from pipeline.sources.base import Source
+from pipeline.sources.base import Listing, Source
 from pipeline.sources.files import FilesSource
 from pipeline.sources.formats import IMAGE_SUFFIXES, PARQUET_SUFFIXES, SIDECAR_SUFFIXES, TAR_SUFFIXES, suffix_of
 from pipeline.sources.parquet import ParquetSource
 from pipeline.sources.webdataset import WebDatasetSource
 
-_KINDS: dict[str, Callable[..., Source]] = {
+_KINDS: dict[str, type[FilesSource] | type[WebDatasetSource] | type[ParquetSource]] = {
     "files": FilesSource,
     "webdataset": WebDatasetSource,
     "parquet": ParquetSource,
@@ -33,15 +32,15 @@ def open_source(uri: str, kind: str = "auto", **options: Any) -> Source:
     """
     if kind not in KINDS:
         raise ConfigError(f"source.kind: found {kind!r}; expected one of {', '.join(KINDS)}{_nearest(kind, KINDS)}")
-    kind = _detected(uri) if kind == "auto" else kind
-    known = [field.name for field in dataclasses.fields(_KINDS[kind]) if field.name != "uri"]  # type: ignore[arg-type]
+    kind, listing = _detected(uri) if kind == "auto" else (kind, Listing())
+    known = [field.name for field in dataclasses.fields(_KINDS[kind]) if field.name not in ("uri", "listing")]
     for option in options:
         if option not in known:
             raise ConfigError(
                 f"source.{option}: found an option that kind {kind!r} does not have; "
                 f"expected one of {', '.join(known)}{_nearest(option, known)}"
             )
-    return _KINDS[kind](uri, **options)
+    return _KINDS[kind](uri, listing=listing, **options)
 
 
 def _nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
@@ -49,11 +48,12 @@ def _nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
     return f"; did you mean {close[0]!r}?" if close else ""
 
 
-def _detected(uri: str) -> str:
-    """By the URI alone where it names its suffix, which saves listing a bucket twice; else by what lies there."""
+def _detected(uri: str) -> tuple[str, Listing]:
+    """By the URI alone where it names its suffix, else by what lies there."""
     if by_name := _kind_of(uri):
-        return by_name
-    return _kind_of_listing(uri, storage.list_files(uri, missing_ok=True))
+        return by_name, Listing()
+    found = storage.list_files(uri, missing_ok=True)
+    return _kind_of_listing(uri, found), Listing(found)
 
 
 def _kind_of(uri: str) -> str | None:

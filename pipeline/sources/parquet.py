@@ -11,7 +11,7 @@ file's version changes with its content. Repeated names get @2, @3.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -22,10 +22,10 @@ from pipeline.errors import PipelineError, SourceError, StorageError
 from pipeline.records import SourceImage, SourceItem, image_id_of
 from pipeline.sources.base import (
     MEMBER_LIMIT_BYTES,
+    Listing,
     UniqueNames,
     failed,
     human_bytes,
-    listing,
     not_as_listed,
     printable,
 )
@@ -45,13 +45,14 @@ class ParquetSource:
     id_column: str | None = None
     batch_rows: int = 8
     member_limit_bytes: int = MEMBER_LIMIT_BYTES
+    listing: Listing = field(default_factory=Listing, repr=False, compare=False)
 
     kind: ClassVar[str] = "parquet"
     items_are_shards: ClassVar[bool] = True
 
     def list_items(self) -> list[SourceItem]:
         """As `Source`; and SourceError when the first readable file has no clear image column."""
-        items = listing(self.uri, PARQUET_SUFFIXES, "Parquet files (" + " ".join(PARQUET_SUFFIXES) + ")")
+        items = self.listing.ending_in(PARQUET_SUFFIXES, self.uri, "Parquet files (" + " ".join(PARQUET_SUFFIXES) + ")")
         try:
             with storage.open_read(items[0].uri) as stream:
                 schema = pq.read_schema(stream)
@@ -70,7 +71,7 @@ class ParquetSource:
     def _file_images(self, item: SourceItem) -> Iterator[SourceImage]:
         try:
             with storage.open_read(item.uri) as stream:
-                # Without pre_buffer a column is read page by page, and memory does not follow the row group's size.
+                # Without pre_buffer a column is read page by page: memory follows the largest page, not the row group.
                 table = pq.ParquetFile(stream, pre_buffer=False, buffer_size=_STREAM_BUFFER_BYTES)
                 image_at, id_at = self._columns(item, table.schema_arrow)
                 rows = _Rows(item, table.schema_arrow, image_at, id_at, self.member_limit_bytes)
@@ -152,7 +153,7 @@ class _Rows:
             return f"damaged: row {self.number} holds {found}; expected the bytes of an image"
         if len(data) > self._limit_bytes:
             found = f"{human_bytes(len(data))}; expected at most {human_bytes(self._limit_bytes)}"
-            return f"damaged: row {self.number} holds {found}; raise source.member_limit_bytes"
+            return f"too large: row {self.number} holds {found}; raise source.member_limit_bytes"
         return None
 
     def named(self, fragment: str, data: bytes | None, passthrough: dict[str, Any], error: str | None) -> SourceImage:

@@ -79,9 +79,8 @@ def _member(stream: BinaryIO, header: tarfile.TarInfo, name: str, size: int, spa
         return Member(name, None, f"damaged: {kind} in the tar, without bytes of its own")
     if sparse or size > limit_bytes:
         _skip(stream, _padded(size), name)
-        found = "a sparse file" if sparse else f"{size} bytes"
-        way_out = "pack it without --sparse" if sparse else "raise source.member_limit_bytes"
-        return Member(name, None, f"damaged: {found} in the tar; expected at most {limit_bytes} plain bytes; {way_out}")
+        too_large = f"too large: {size} bytes; expected at most {limit_bytes}; raise source.member_limit_bytes"
+        return Member(name, None, "damaged: a sparse file; pack it without --sparse" if sparse else too_large)
     data = _exactly(stream, size, name)
     _read(stream, _padded(size) - size)  # a cut here leaves the member whole; the next header notices it
     return Member(name, data)

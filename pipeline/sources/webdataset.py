@@ -21,10 +21,10 @@ from pipeline.errors import PipelineError
 from pipeline.records import SourceImage, SourceItem, image_id_of
 from pipeline.sources.base import (
     MEMBER_LIMIT_BYTES,
+    Listing,
     UniqueNames,
     failed,
     human_bytes,
-    listing,
     not_as_listed,
     printable,
 )
@@ -55,7 +55,7 @@ class _Sample:
         size_bytes = len(member.data or b"")
         if self.held_bytes + size_bytes > self.limit_bytes or len(self.members) >= SAMPLE_MEMBERS:
             found = f"over {human_bytes(self.limit_bytes)} or {SAMPLE_MEMBERS} members in sample {self.key!r}"
-            self.problem = f"damaged: {found}; raise source.member_limit_bytes or split the sample"
+            self.problem = f"too large: {found}; raise source.member_limit_bytes or split the sample"
             member, size_bytes = Member(member.name, None, self.problem), 0
             if not _named_as_image(member) and self.members:
                 return
@@ -76,12 +76,13 @@ class WebDatasetSource:
 
     uri: str
     member_limit_bytes: int = MEMBER_LIMIT_BYTES
+    listing: Listing = field(default_factory=Listing, repr=False, compare=False)
 
     kind: ClassVar[str] = "webdataset"
     items_are_shards: ClassVar[bool] = True
 
     def list_items(self) -> list[SourceItem]:
-        return listing(self.uri, TAR_SUFFIXES, "tar shards (" + " ".join(TAR_SUFFIXES) + ")")
+        return self.listing.ending_in(TAR_SUFFIXES, self.uri, "tar shards (" + " ".join(TAR_SUFFIXES) + ")")
 
     def images(self, items: Sequence[SourceItem]) -> Iterator[SourceImage]:
         for item in items:
@@ -187,7 +188,7 @@ def _columns(siblings: Sequence[Member]) -> tuple[dict[str, Any], str | None]:
     for member in siblings:
         extension = _split(member.name)[1]
         if member.data is None:
-            problem = problem or f"damaged: its sibling {member.name!r}: {member.problem}"
+            problem = problem or f"damaged: its sibling {member.name!r} is {member.problem}"
             continue
         columns[names.take(printable(extension))] = _value(extension, member.data)
     return columns, problem

@@ -7,6 +7,7 @@ A subclass says how its images are laid down: `put` writes one item (a file, or 
 from __future__ import annotations
 
 import pickle
+import random
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -93,6 +94,19 @@ class SourceContract:
         assert [image.data for image in images if not image.error] == list(SECOND.values())
         assert [image.source_uri for image in images if image.data is None] == gone
         assert all((image.error or "unreadable: ").startswith("unreadable: ") for image in images)
+
+    def test_damage_anywhere_never_raises_and_never_repeats_an_id(self, root: str) -> None:
+        chance = random.Random(7)
+        (uri, *_) = self.put(root, 1, FIRST)
+        whole = storage.read_bytes(uri)
+        for _ in range(20):
+            data = bytearray(whole)
+            for _ in range(chance.choice([1, 3, 30])):
+                data[chance.randrange(len(data))] = chance.randrange(256)
+            storage.write_atomic(uri, bytes(data[: chance.choice([len(data), chance.randrange(len(data))])]))
+            images = read_all(open_source(uri, self.kind))
+            assert len({image.image_id for image in images}) == len(images)
+            assert all((image.data is None) == (image.error is not None) for image in images)
 
     def test_pickles_small_and_reads_the_same_elsewhere(self, source: Source) -> None:
         pickled = pickle.dumps(source)

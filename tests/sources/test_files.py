@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 
 import pytest
@@ -75,7 +75,7 @@ def test_a_file_over_the_limit_is_a_row_and_is_not_read(tmp_path: Path) -> None:
     (image,) = read_all(FilesSource(str(tmp_path), member_limit_bytes=50))
     assert image.data is None
     assert image.error == (
-        "damaged: 140 bytes is over the limit of 50 bytes for one image; raise source.member_limit_bytes"
+        "too large: 140 bytes is over the limit of 50 bytes for one image; raise source.member_limit_bytes"
     )
 
 
@@ -109,6 +109,7 @@ def test_reading_ahead_is_bounded_and_ends_when_the_reader_stops(tmp_path: Path)
         (tmp_path / f"{number:03}.jpg").write_bytes(JPEG)
     source = FilesSource(str(tmp_path), readers=4)
     images = source.images(_CountedItems(source.list_items()))
+    assert isinstance(images, Generator)
     next(images)
     assert _CountedItems.taken <= 5
     images.close()

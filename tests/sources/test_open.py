@@ -45,3 +45,14 @@ def test_an_unknown_kind_or_option_is_named_with_its_nearest(tmp_path: Path) -> 
         open_source(str(tmp_path), "parket")
     with pytest.raises(ConfigError, match=r"source.image_col: .* kind 'parquet' .*; did you mean 'image_column'"):
         open_source(str(tmp_path), "parquet", image_col="jpg")
+
+
+def test_auto_lists_once_and_then_afresh(tmp_path: Path) -> None:
+    source = open_source(write(tmp_path, "a.jpg"))
+    write(tmp_path, "b.jpg")
+    assert [len(source.list_items()) for _ in range(2)] == [1, 2]
+
+
+def test_braces_are_named_as_the_trouble(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"found nothing at all; expected tar shards .* write \*"):
+        open_source(f"{tmp_path}/x-{{000..009}}.tar").list_items()

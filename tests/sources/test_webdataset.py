@@ -7,6 +7,7 @@ import lzma
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -30,7 +31,7 @@ def tar_of(members: Sequence[tuple[str, bytes]], **options: int) -> bytes:
     return buffer.getvalue()
 
 
-def read(folder: Path, shard: bytes, name: str = "00000.tar", **options: int) -> list[SourceImage]:
+def read(folder: Path, shard: bytes, name: str = "00000.tar", **options: Any) -> list[SourceImage]:
     (folder / name).write_bytes(shard)
     return read_all(WebDatasetSource(str(folder / name), **options))
 
@@ -119,13 +120,19 @@ def test_hostile_names_are_only_names_and_links_are_rows(tmp_path: Path) -> None
 def test_a_member_over_the_limit_is_a_row_and_the_next_comes_out(tmp_path: Path) -> None:
     images = read(tmp_path, tar_of([("1.jpg", b"x" * 5000), ("2.jpg", b"y")]), member_limit_bytes=4000)
     assert [image.data for image in images] == [None, b"y"]
-    assert "found 5000 bytes" in (images[0].error or "").replace("damaged: ", "found ")
+    assert images[0].error == "too large: 5000 bytes; expected at most 4000; raise source.member_limit_bytes"
 
 
 def test_an_image_whose_label_cannot_be_kept_is_a_row(tmp_path: Path) -> None:
     (image,) = read(tmp_path, tar_of([("1.jpg", b"x"), ("1.npy", b"y" * 5000)]), member_limit_bytes=4000)
     assert image.data is None
     assert "its sibling '1.npy'" in (image.error or "")
+
+
+def test_a_sample_of_endless_members_is_a_row(tmp_path: Path) -> None:
+    (image,) = read(tmp_path, tar_of([(f"1.part{number}", b"x") for number in range(1200)] + [("1.jpg", b"a")]))
+    assert image.data is None
+    assert "1000 members in sample '1'" in (image.error or "")
 
 
 def test_a_header_that_claims_gigabytes_is_not_believed(tmp_path: Path) -> None:
