@@ -6,6 +6,7 @@ first, so that a run on a borrowed machine ends with a decayed learning rate whe
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
@@ -38,7 +39,7 @@ class TrainSpec:
     crop_px: int = 256
     large_crop_px: int = 512
     large_from: float = 0.85
-    lr: float = 4e-3
+    lr: float = 3e-3
     warmup_steps: int = 300
     clip_norm: float = 0.2
     ema_decay: float = 0.999
@@ -86,11 +87,13 @@ class Trainer:
         mean, basis, std = (torch.from_numpy(a).float() for a in klt(self.crops.patches(30_000)))
         self.model.start_from_klt(mean, basis, std)
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.AdamW(param_groups(self.model), lr=spec.lr, weight_decay=0.0, betas=(0.9, 0.99))
+        self.optimizer = torch.optim.AdamW(param_groups(self.model), lr=spec.lr, weight_decay=0.0, betas=(0.9, 0.995))
         self.ema = Ema(self.model, spec.ema_decay)
         self.step, self.elapsed_s, self.skipped, self.norm_mean = 0, 0.0, 0, 1.0
+        self.bad_in_a_row, self.lr_scale = 0, 1.0
         if (out / "checkpoint.pt").exists():
             self._restore(checkpoint.load(out / "checkpoint.pt", self.device))
+        self._healthy = self._weights()
 
     @property
     def progress(self) -> float:
@@ -100,7 +103,7 @@ class Trainer:
     def learning_rate(self) -> float:
         """Linear warm-up, then a cosine to zero."""
         warm = min(1.0, (self.step + 1) / self.spec.warmup_steps)
-        return self.spec.lr * warm * 0.5 * (1 + math.cos(math.pi * self.progress))
+        return self.spec.lr * self.lr_scale * warm * 0.5 * (1 + math.cos(math.pi * self.progress))
 
     def run(self, log: Callable[[dict[str, Any]], None]) -> None:
         """Train until the schedule ends, saving and validating on the way."""
@@ -134,16 +137,34 @@ class Trainer:
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), spec.clip_norm))
         self.step += 1
         # One wild batch can undo an hour: steps far outside the running norm, or not finite, are not taken.
-        if not math.isfinite(norm) or (self.step > 200 and norm > 20 * self.norm_mean):
-            self.skipped += 1
+        if not math.isfinite(norm) or (self.step > 200 and norm > 10 * self.norm_mean):
+            self._skip()
         else:
             self.optimizer.step()
+            self.bad_in_a_row = 0
             self.norm_mean += 0.02 * (norm - self.norm_mean)
             self.ema.update(self.model, self.step)
+            if self.step % 100 == 0:
+                self._healthy = self._weights()
         return {
             "loss": round(loss.item(), 4), "bpp": round(bpp.mean().item(), 4), "mse": round(mse.mean().item(), 2),
-            "norm": round(norm, 3), "lr": round(lr, 6), "skipped": self.skipped,
+            "norm": round(norm, 3), "lr": round(lr, 6), "skipped": self.skipped, "lr_scale": round(self.lr_scale, 3),
         }  # fmt: skip
+
+    def _skip(self) -> None:
+        """Count a step not taken; five in a row mean the weights are off: go back to healthy ones, a third slower."""
+        self.skipped += 1
+        self.bad_in_a_row += 1
+        if self.bad_in_a_row == 5:
+            self.model.load_state_dict(self._healthy["model"])
+            self.optimizer.load_state_dict(self._healthy["optimizer"])
+            self.ema.weights = {k: v.clone() for k, v in self._healthy["ema"].items()}
+            self.bad_in_a_row, self.lr_scale = 0, self.lr_scale * 2 / 3
+
+    def _weights(self) -> dict[str, Any]:
+        """A copy of everything a step changes."""
+        state = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "ema": self.ema.weights}
+        return copy.deepcopy(state)
 
     @torch.no_grad()
     def validate(self) -> dict[str, Any]:
@@ -171,7 +192,7 @@ class Trainer:
                 "spec": json.dumps(asdict(self.spec)),
                 "model": self.model.state_dict(), "ema": self.ema.weights, "optimizer": self.optimizer.state_dict(),
                 "step": self.step, "elapsed_s": self.elapsed_s, "skipped": self.skipped, "norm_mean": self.norm_mean,
-                "rng": checkpoint.rng_state(self.crops.rng), "torch_rng": torch.get_rng_state(),
+                "lr_scale": self.lr_scale, "rng": checkpoint.rng_state(self.crops.rng), "torch_rng": torch.get_rng_state(),
             },
         )  # fmt: skip
 
@@ -181,5 +202,6 @@ class Trainer:
         self.ema.weights = state["ema"]
         self.step, self.elapsed_s = state["step"], state["elapsed_s"]
         self.skipped, self.norm_mean = state["skipped"], state["norm_mean"]
+        self.lr_scale = state["lr_scale"]
         self.crops.rng.bit_generator.state = json.loads(state["rng"])
         torch.set_rng_state(state["torch_rng"].cpu())

@@ -1,0 +1,105 @@
+"""The container of a learned payload: header, tagged sections, CRC. FORMAT.md has it byte by byte."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pipeline.errors import BitstreamError
+
+MAGIC = b"\x89SPX"
+VERSION = 1
+Z, ESCAPES, Y = 1, 2, 3
+EXIF, ICC, XMP, ALPHA = 16, 17, 18, 19
+_KNOWN = frozenset((Z, ESCAPES, Y, EXIF, ICC, XMP, ALPHA))
+_FIXED = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """One payload taken apart. `model_id` is 16 hex digits, `quality_centi` is quality * 100."""
+
+    model_id: str
+    width_px: int
+    height_px: int
+    quality_centi: int
+    gray: bool = False
+    sections: Mapping[int, bytes] = field(default_factory=dict)
+
+
+def pack(container: Container) -> bytes:
+    """The bytes of a container; empty sections are left out."""
+    head = MAGIC + bytes([VERSION, int(container.gray)]) + bytes.fromhex(container.model_id)
+    head += container.quality_centi.to_bytes(2, "little")
+    parts = [head, varint(container.width_px), varint(container.height_px)]
+    for tag in sorted(container.sections):
+        data = container.sections[tag]
+        if data or tag in (Z, Y):
+            parts += [bytes([tag]), varint(len(data)), data]
+    body = b"".join(parts)
+    return body + zlib.crc32(body).to_bytes(4, "little")
+
+
+def unpack(payload: bytes) -> Container:
+    """Take a payload apart, checking every field.
+
+    Raises:
+        BitstreamError: not a shardpress payload, an unknown version, damaged, truncated or malformed.
+    """
+    if payload[:4] != MAGIC:
+        raise BitstreamError(
+            f"payload: it starts with {payload[:4].hex(' ') or 'nothing'}; expected {MAGIC.hex(' ')}, "
+            "the mark of a shardpress payload; was it made by another codec?"
+        )
+    if len(payload) < _FIXED + 6:
+        raise BitstreamError(f"payload: found {len(payload)} bytes; expected at least {_FIXED + 6}; it is truncated")
+    if payload[4] != VERSION:
+        raise BitstreamError(f"payload: container version {payload[4]}; this release reads version {VERSION}; upgrade it")
+    found, expected = zlib.crc32(payload[:-4]), int.from_bytes(payload[-4:], "little")
+    if found != expected:
+        raise BitstreamError(
+            f"payload: CRC is {found:#010x}, its trailer says {expected:#010x}; it is damaged or truncated, "
+            "fetch it again or re-encode the source"
+        )
+    return _parse(payload)
+
+
+def _parse(payload: bytes) -> Container:
+    flags, quality = payload[5], int.from_bytes(payload[14:16], "little")
+    width, at = read_varint(payload, _FIXED)
+    height, at = read_varint(payload, at)
+    if flags > 1 or quality > 10_000 or not width or not height:
+        raise BitstreamError(f"payload: flags {flags:#x}, quality {quality}, size {width}x{height} is not a valid header")
+    sections, last, end = {}, 0, len(payload) - 4
+    while at < end:
+        tag = payload[at]
+        length, at = read_varint(payload, at + 1)
+        if tag <= last or (tag < 128 and tag not in _KNOWN) or at + length > end:
+            raise BitstreamError(f"payload: section {tag} of {length} bytes at {at} is unknown or out of place")
+        sections[tag], at, last = payload[at : at + length], at + length, tag
+    if at != end or Z not in sections or Y not in sections:
+        raise BitstreamError("payload: its symbol sections are missing or cut short")
+    return Container(payload[6:14].hex(), width, height, quality, bool(flags & 1), sections)
+
+
+def varint(value: int) -> bytes:
+    """Unsigned LEB128."""
+    out = bytearray()
+    while value >= 128:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def read_varint(data: bytes, at: int) -> tuple[int, int]:
+    """(value, position after it); BitstreamError if it runs over the end or is longer than 5 bytes."""
+    value = 0
+    for shift in range(0, 35, 7):
+        if at >= len(data):
+            raise BitstreamError(f"payload: an integer at byte {at} runs over the end; it is truncated")
+        value |= (data[at] & 127) << shift
+        at += 1
+        if data[at - 1] < 128:
+            return value, at
+    raise BitstreamError(f"payload: an integer before byte {at} is longer than 5 bytes; it is damaged")

@@ -1,0 +1,140 @@
+"""Symbols <-> payload: the CPU half of a learned codec, in integers and without torch.
+
+This is where `nn` and `entropy` meet: the integer hyper-decoder says which table each symbol is coded under.
+y goes in bands of rows, so that memory does not grow with the picture; FORMAT.md has the details.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from pipeline.bitstream import container
+from pipeline.bitstream.container import Container
+from pipeline.codecs.base import Symbols
+from pipeline.codecs.learned.weights import FrozenModel
+from pipeline.entropy.coder import SymbolDecoder, SymbolEncoder, Words
+from pipeline.errors import BitstreamError
+from pipeline.nn import integer
+
+BAND_POSITIONS = 4096
+HALO_ROWS = 2
+PIXEL_LIMIT = 500_000_000
+
+
+class Grid(NamedTuple):
+    """Sizes of y (height, width) and z (z_height, z_width) for a picture."""
+
+    height: int
+    width: int
+    z_height: int
+    z_width: int
+
+    @classmethod
+    def of(cls, height_px: int, width_px: int) -> Grid:
+        height, width = -(-height_px // 16), -(-width_px // 16)
+        return cls(height, width, -(-height // 4), -(-width // 4))
+
+    def bands(self) -> Iterator[Band]:
+        rows = max(1, BAND_POSITIONS // self.z_width)
+        for top in range(0, self.z_height, rows):
+            bottom = min(top + rows, self.z_height)
+            yield Band(self, top, bottom)
+
+
+class Band(NamedTuple):
+    """Rows [top, bottom) of z and the rows of y over them."""
+
+    grid: Grid
+    top: int
+    bottom: int
+
+    @property
+    def rows(self) -> slice:
+        """The band's rows of y."""
+        return slice(4 * self.top, min(4 * self.bottom, self.grid.height))
+
+    def hyper(self, h_s: integer.IntegerHyperSynthesis, z: integer.Array) -> tuple[integer.Array, integer.Array]:
+        """Scale offsets and means (M, rows, width) of the band; z (N, hz, wz) float64 integers of the whole picture."""
+        start = max(0, self.top - HALO_ROWS)
+        offset, mean = h_s(z[:, start : min(self.grid.z_height, self.bottom + HALO_ROWS)])
+        first = 4 * (self.top - start)
+        window = slice(first, first + self.rows.stop - self.rows.start)
+        return offset[:, window, : self.grid.width], mean[:, window, : self.grid.width]
+
+
+def z_indexes(model: FrozenModel, quality_centi: int, grid: Grid) -> np.ndarray:
+    """(N * hz * wz,) uint8: one static table a channel."""
+    base = integer.interpolate(model.arrays["log2_sigma_z"], quality_centi).astype(np.float64)
+    index = integer.index_of(integer.fixed_log2_sigma(base, 0.0)).astype(np.uint8)
+    return np.repeat(index, grid.z_height * grid.z_width)
+
+
+def y_base(model: FrozenModel, quality_centi: int) -> np.ndarray:
+    """(M, 1, 1) float64 integers: log2 sigma at this quality, before the hyper-decoder's offset."""
+    return integer.interpolate(model.arrays["log2_base"], quality_centi).astype(np.float64)[:, None, None]
+
+
+def entropy_encode(model: FrozenModel, symbols: Symbols) -> bytes:
+    """The payload of `symbols`; needs no accelerator."""
+    grid = Grid.of(symbols.height_px, symbols.width_px)
+    encoder = SymbolEncoder(model.tables)
+    z_words = encoder.encode(symbols.z.ravel(), z_indexes(model, symbols.quality_centi, grid))
+    base, z = y_base(model, symbols.quality_centi), symbols.z.astype(np.float64)
+    y_words = []
+    for band in grid.bands():
+        offset, _ = band.hyper(model.h_s, z)
+        index = integer.index_of(integer.fixed_log2_sigma(base, offset)).astype(np.uint8)
+        words = encoder.encode(symbols.y[:, band.rows].ravel(), index.ravel(), model.skip_below)
+        y_words.append(container.varint(len(words) // 4) + words)
+    sections = {container.Z: z_words, container.ESCAPES: encoder.escapes(), container.Y: b"".join(y_words)}
+    return container.pack(
+        Container(
+            symbols.model_id, symbols.width_px, symbols.height_px, symbols.quality_centi, symbols.gray, sections
+        )
+    )
+
+
+def entropy_decode(model: FrozenModel, payload: bytes) -> Symbols:
+    """The symbols of a payload; integer arithmetic only.
+
+    Raises:
+        BitstreamError: damaged, foreign, made by another model, or larger than 500 megapixels.
+    """
+    box = container.unpack(payload)
+    if box.model_id != model.model_id:
+        raise BitstreamError(
+            f"payload: it was made by model {box.model_id}, this is {model.model_id}; "
+            "decode it with the weights that its archive carries"
+        )
+    if box.width_px * box.height_px > PIXEL_LIMIT:
+        raise BitstreamError(f"payload: {box.width_px}x{box.height_px} is more than {PIXEL_LIMIT:,} pixels; refused")
+    grid = Grid.of(box.height_px, box.width_px)
+    decoder = SymbolDecoder(model.tables, box.sections.get(container.ESCAPES, b""))
+    hyper, latent = model.spec["hyper"], model.spec["latent"]
+    z_words, y_words = Words(box.sections[container.Z]), _band_words(box.sections[container.Y], len(list(grid.bands())))
+    z = decoder.decode(z_words, z_indexes(model, box.quality_centi, grid)).reshape(hyper, grid.z_height, grid.z_width)
+    y = np.zeros((latent, grid.height, grid.width), dtype=np.int16)
+    base, z_float = y_base(model, box.quality_centi), z.astype(np.float64)
+    for band, words in zip(grid.bands(), y_words, strict=True):
+        offset, _ = band.hyper(model.h_s, z_float)
+        index = integer.index_of(integer.fixed_log2_sigma(base, offset)).astype(np.uint8)
+        y[:, band.rows] = decoder.decode(words, index.ravel(), model.skip_below).reshape(index.shape)
+    decoder.finish()
+    return Symbols(box.model_id, box.height_px, box.width_px, box.gray, box.quality_centi, y, z)
+
+
+def _band_words(section: bytes, count: int) -> list[Words]:
+    """The section of y cut into its bands."""
+    words, at = [], 0
+    for _ in range(count):
+        length, at = container.read_varint(section, at)
+        if at + 4 * length > len(section):
+            raise BitstreamError(f"payload: a band of y wants {4 * length} bytes, {len(section) - at} are left")
+        words.append(Words(section[at : at + 4 * length]))
+        at += 4 * length
+    if at != len(section):
+        raise BitstreamError(f"payload: {len(section) - at} bytes are left over after the last band of y")
+    return words

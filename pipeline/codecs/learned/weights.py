@@ -1,0 +1,123 @@
+"""Frozen models: safetensors files that hold everything needed to decode, addressed by their SHA-256.
+
+A file is read with NumPy alone. Float weights are only touched by `networks.py`; what a payload's symbols depend
+on (integer h_s, fixed-point tables, frequencies) is checked here on load.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from pipeline.entropy.tables import FrequencyTables
+from pipeline.errors import BitstreamError, ConfigError
+from pipeline.nn import integer
+
+KIND = "mean-scale-hyperprior"
+FOLDER = resources.files("pipeline.codecs.learned") / "weights"
+
+
+@dataclass(frozen=True, eq=False)
+class FrozenModel:
+    """One decoder, and the encoder that goes with it.
+
+    spec  the sizes of `nn.hyperprior.HyperpriorSpec`.
+    skip_below  scale indexes under this one are not coded: their symbols are 0.
+    dead_zone  what the encoder takes off |residual| + 1/2 before it rounds down; the decoder need not know.
+    """
+
+    sha256: str
+    spec: dict[str, Any]
+    arrays: Mapping[str, np.ndarray]
+    tables: FrequencyTables
+    h_s: integer.IntegerHyperSynthesis
+    skip_below: int
+    dead_zone: float
+    card: dict[str, Any]
+
+    @property
+    def model_id(self) -> str:
+        """First 16 hex digits of the SHA-256, as payload headers carry it."""
+        return self.sha256[:16]
+
+
+def parse(data: bytes) -> FrozenModel:
+    """A model from the bytes of its file.
+
+    Raises:
+        BitstreamError: not a safetensors file of this kind, or inconsistent.
+    """
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        meta = json.loads(header["shardpress"])
+        arrays = safetensors.numpy.load(data)
+    except (KeyError, ValueError, TypeError, OverflowError, safetensors.SafetensorError) as error:
+        raise BitstreamError(f"weights: not a shardpress model file ({error}); fetch it again") from error
+    if meta.get("kind") != KIND:
+        raise BitstreamError(f"weights: found a model of kind {meta.get('kind')!r}; this codec reads {KIND!r}")
+    missing = {"log2_base", "log2_sigma_z", "tables.frequencies", "tables.reaches"} - arrays.keys()
+    if missing:
+        raise BitstreamError(f"weights: {', '.join(sorted(missing))} missing; the file is damaged, fetch it again")
+    tables = FrequencyTables(arrays["tables.frequencies"], arrays["tables.reaches"])
+    if len(tables) != integer.INDEX_COUNT:
+        raise BitstreamError(f"weights: {len(tables)} frequency tables; expected {integer.INDEX_COUNT}")
+    return FrozenModel(
+        sha256=hashlib.sha256(data).hexdigest(),
+        spec=meta["spec"],
+        arrays=arrays,
+        tables=tables,
+        h_s=integer.load_layers(arrays),
+        skip_below=int(meta["skip_below"]),
+        dead_zone=float(meta["dead_zone"]),
+        card=meta.get("card", {}),
+    )
+
+
+def serialise(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> bytes:
+    """The file of a model; equal input gives equal bytes, so equal identity."""
+    text = json.dumps({"kind": KIND, **meta}, sort_keys=True)
+    return safetensors.numpy.save(dict(sorted(arrays.items())), metadata={"shardpress": text})
+
+
+def packaged() -> dict[str, Any]:
+    """model id -> file, for every model that comes with the package."""
+    return {f.name.removesuffix(".safetensors"): f for f in FOLDER.iterdir() if f.name.endswith(".safetensors")}
+
+
+def default_model_id() -> str:
+    """The model that `cnn` means when no other is named; written in `weights/DEFAULT`."""
+    return (FOLDER / "DEFAULT").read_text().strip()
+
+
+@cache
+def packaged_bytes(model_id: str) -> bytes:
+    """The file of a packaged model, its hash checked.
+
+    Raises:
+        ConfigError: no such model here.
+        BitstreamError: the file is not the one its name says.
+    """
+    files = packaged()
+    if model_id not in files:
+        known = ", ".join(sorted(files)) or "none"
+        raise ConfigError(f"model {model_id!r}: not in this installation, which has {known}; give its weights file")
+    data: bytes = files[model_id].read_bytes()
+    found = hashlib.sha256(data).hexdigest()[:16]
+    if found != model_id:
+        raise BitstreamError(f"weights {files[model_id]}: SHA-256 starts with {found}; expected {model_id}; reinstall")
+    return data
+
+
+@cache
+def packaged_model(model_id: str) -> FrozenModel:
+    """A packaged model, parsed once a process."""
+    return parse(packaged_bytes(model_id))

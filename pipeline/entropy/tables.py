@@ -1,0 +1,91 @@
+"""Frozen frequency tables: one symmetric integer distribution per scale index.
+
+A table covers the values -reach .. reach plus an escape; its frequencies are integers that sum to 2^24, the
+precision of the coder, so no float is ever consulted when a payload is read. They are built once, when a model
+is exported, and stored with its weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from constriction.stream.model import Categorical
+
+from pipeline.errors import BitstreamError
+
+PRECISION_BITS = 24
+
+
+@dataclass(frozen=True, eq=False)
+class FrequencyTables:
+    """`frequencies` holds all tables end to end (int64), `reaches` (count,) the largest value of each.
+
+    Table i has 2 * reaches[i] + 2 entries: the values from -reach to reach, then the escape.
+
+    Raises:
+        BitstreamError: sizes do not match, a frequency is below 1, or a table does not sum to 2^24.
+    """
+
+    frequencies: np.ndarray
+    reaches: np.ndarray
+
+    def __post_init__(self) -> None:
+        sizes = 2 * self.reaches.astype(np.int64) + 2
+        if self.reaches.ndim != 1 or len(sizes) == 0 or len(sizes) > 256 or sizes.min() < 2:
+            raise BitstreamError(f"frequency tables: found reaches of shape {self.reaches.shape}; expected 1 to 256")
+        if self.frequencies.shape != (int(sizes.sum()),) or self.frequencies.min() < 1:
+            raise BitstreamError(
+                f"frequency tables: found {self.frequencies.shape[0]} entries, expected {int(sizes.sum())} of at "
+                "least 1; the weights file is damaged, fetch it again"
+            )
+        for index, table in enumerate(self._split):
+            if int(table.sum()) != 1 << PRECISION_BITS:
+                raise BitstreamError(f"frequency table {index} sums to {int(table.sum())}; expected 2^{PRECISION_BITS}")
+
+    @cached_property
+    def _split(self) -> list[np.ndarray]:
+        ends = np.cumsum(2 * self.reaches.astype(np.int64) + 2)
+        return np.split(self.frequencies.astype(np.int64), ends[:-1])
+
+    @cached_property
+    def models(self) -> list[Categorical]:
+        """One constriction model per table.
+
+        constriction gives entry j of n the frequency floor(cumulative share of 2^24 - n) + 1. Handed
+        `frequency - 1`, which sums to exactly 2^24 - n, its scale factor is 1.0 and every step is exact.
+        """
+        return [Categorical((table - 1).astype(np.float64), perfect=False) for table in self._split]
+
+    def bits(self, index: int) -> np.ndarray:
+        """Cost in bits of each entry of a table, escape last: (2 * reach + 2,) float64."""
+        return PRECISION_BITS - np.log2(self._split[index])
+
+    def __len__(self) -> int:
+        return len(self.reaches)
+
+
+def freeze(pmfs: Sequence[np.ndarray]) -> FrequencyTables:
+    """Integer tables from symmetric pmfs over -reach .. reach and the escape; each pmf sums to about 1.
+
+    Frequencies are rounded to at least 1, and the largest entry takes up what rounding left over.
+    """
+    tables, reaches = [], []
+    for pmf in pmfs:
+        share = pmf / pmf.sum() * ((1 << PRECISION_BITS) - len(pmf))
+        table = np.floor(share).astype(np.int64) + 1
+        table[int(np.argmax(table))] += (1 << PRECISION_BITS) - int(table.sum())
+        tables.append(table)
+        reaches.append((len(pmf) - 2) // 2)
+    return FrequencyTables(np.concatenate(tables), np.array(reaches, dtype=np.int32))
+
+
+def gaussian_pmf(sigma: float, reach: int) -> np.ndarray:
+    """Mass of N(0, sigma) on each unit interval of -reach .. reach, then what lies beyond."""
+    edges = np.arange(reach + 1) + 0.5
+    beyond = np.array([math.erfc(e / (sigma * math.sqrt(2))) for e in edges])
+    half = np.concatenate([[1 - beyond[0]], (beyond[:-1] - beyond[1:]) / 2])
+    return np.concatenate([half[:0:-1], half, [max(beyond[-1], 1e-7)]])

@@ -1,0 +1,81 @@
+"""Freezing: a trained network becomes arrays that decode for ever.
+
+g_a, g_s and h_a stay floats (stored as fp16); h_s becomes integers; per-quality tables become fixed point; the
+entropy coder's frequencies become integers that sum to 2^24 elsewhere (`training.export`). The result is one
+safetensors file whose SHA-256 is the identity of the model.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.nn import integer
+from pipeline.nn.hyperprior import HyperpriorSpec, MeanScaleHyperprior
+
+WEIGHT_BITS = 14
+LOG2_SIGMA_UNITS = integer.INDEX_STEPS_PER_OCTAVE << integer.SCALE_BITS
+FLOAT_PARTS = ("g_a.", "g_s.", "h_a.", "log2_gain.")
+
+
+def _integer_layer(conv: nn.Conv2d, bits_in: int, row_bits_out: np.ndarray, shift_to: int) -> dict[str, np.ndarray]:
+    """Weights, bias and shift of one layer; `row_bits_out` are the fractional bits wanted of each output row."""
+    weight = conv.weight.detach().double().numpy()
+    out, fan_in, taps = weight.shape[0], weight.shape[1], weight.shape[2] * weight.shape[3]
+    extra = (row_bits_out - shift_to).astype(np.float64)
+    scale = 2.0 ** (WEIGHT_BITS + extra)
+    shift = bits_in + WEIGHT_BITS - shift_to
+    bias = conv.bias.detach().double().numpy() * scale * 2.0**bits_in  # type: ignore[union-attr]
+    rounded = np.round(weight * scale[:, None, None, None]).reshape(out, fan_in, taps).transpose(2, 0, 1)
+    return {
+        "weight": np.ascontiguousarray(rounded).astype(np.int32),
+        "bias": np.round(bias + 2.0 ** (shift - 1)).astype(np.int64),
+        "shift": np.array([shift], dtype=np.int32),
+    }
+
+
+def freeze_h_s(model: MeanScaleHyperprior) -> dict[str, np.ndarray]:
+    """Integer arrays of h_s, as `integer.load_layers` wants them."""
+    arrays: dict[str, np.ndarray] = {}
+    bits_in = 0
+    for name in integer.LAYER_NAMES:
+        conv: nn.Conv2d = getattr(model.h_s, name)
+        bits = np.full(conv.out_channels, integer.ACTIVATION_BITS)
+        if name == "out":
+            # log2(sigma) in units of 1/512 octave has nine fractional bits, means in units of sigma have eight.
+            bits[: conv.out_channels // 2] = int(np.log2(LOG2_SIGMA_UNITS))
+        for part, value in _integer_layer(conv, bits_in, bits, integer.ACTIVATION_BITS).items():
+            arrays[f"h_s.{name}.{part}"] = value
+        bits_in = integer.ACTIVATION_BITS
+    return arrays
+
+
+def freeze(model: MeanScaleHyperprior) -> dict[str, np.ndarray]:
+    """Every array of the model but the frequency tables."""
+    arrays = freeze_h_s(model)
+    arrays["log2_base"] = np.round(model.log2_base.table.detach().double().numpy() * LOG2_SIGMA_UNITS).astype(np.int32)
+    arrays["log2_sigma_z"] = np.round(model.log2_sigma_z.table.detach().double().numpy() * LOG2_SIGMA_UNITS).astype(
+        np.int32
+    )
+    for name, value in model.state_dict().items():
+        if name.startswith(FLOAT_PARTS):
+            kind = np.float32 if ".table" in name or name.endswith("y_std") else np.float16
+            arrays[name] = value.float().cpu().numpy().astype(kind)
+    return arrays
+
+
+class FrozenTransforms(nn.Module):
+    """The float half of a frozen model: g_a, h_a, g_s and the gains, for inference."""
+
+    def __init__(self, spec: HyperpriorSpec, arrays: dict[str, np.ndarray]) -> None:
+        super().__init__()
+        model = MeanScaleHyperprior(spec)
+        self.g_a, self.h_a, self.g_s, self.log2_gain = model.g_a, model.h_a, model.g_s, model.log2_gain
+        floats = {k: torch.from_numpy(v.astype(np.float32)) for k, v in arrays.items() if k.startswith(FLOAT_PARTS)}
+        self.load_state_dict(floats)
+        self.requires_grad_(False).eval()
+
+    def gain(self, quality: Tensor) -> Tensor:
+        """(B,) in [0, 1] to (B, M, 1, 1)."""
+        return torch.exp2(self.log2_gain(quality))

@@ -1,0 +1,159 @@
+"""Integer hyper-decoder: z_hat to scale indexes and means, bit-exact on every device.
+
+Both ends of the entropy coder must derive the same table for every symbol. Float convolutions differ in the
+last bit between devices, and one wrong index garbles the rest of the image, so h_s runs in integers after
+export. They are carried in float64 matrix products: every product and partial sum is an integer below 2^53,
+hence exact, whatever the order of summation, the number of threads or the device.
+
+Balle, Johnston & Minnen, "Integer Networks for Data Compression with Latent-Variable Models", ICLR 2019.
+
+The functions take NumPy arrays or torch tensors alike, so that reading a payload's symbols needs no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pipeline.errors import BitstreamError
+
+ACTIVATION_BITS = 8
+"""Fractional bits of activations between layers, and of the means that come out."""
+SCALE_BITS = 6
+"""Fractional bits of the scale index: log2(sigma) travels in units of 1/8 octave / 2^6."""
+INDEX_STEPS_PER_OCTAVE = 8
+LOG2_SIGMA_MIN = -3
+INDEX_COUNT = 89
+ACTIVATION_LIMIT = 1 << 24
+QUALITY_UNITS = 10_000
+
+Array = Any
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerLayer:
+    """floor((weight * x + bias) / 2^shift), then ReLU where `relu`; weight (9 or 1, out, in) of integers.
+
+    Nine matrices are the taps of a 3x3 convolution in reading order, one is a 1x1 convolution. All are float64
+    arrays with integer values.
+    """
+
+    weight: Array
+    bias: Array
+    shift: int
+    relu: bool
+
+    def __call__(self, x: Array) -> Array:
+        """(in, h, w) to (out, h, w)."""
+        channels, height, width = x.shape
+        if self.weight.shape[0] == 1:
+            total = self.weight[0] @ x.reshape(channels, height * width)
+        else:
+            padded = _zeros_like(x, (channels, height + 2, width + 2))
+            padded[:, 1:-1, 1:-1] = x
+            total = sum(
+                self.weight[3 * i + j] @ padded[:, i : i + height, j : j + width].reshape(channels, height * width)
+                for i in range(3)
+                for j in range(3)
+            )
+        total = _floor((total + self.bias[:, None]) * 0.5**self.shift)
+        total = total.clip(0 if self.relu else -ACTIVATION_LIMIT, ACTIVATION_LIMIT)
+        return total.reshape(-1, height, width)
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerHyperSynthesis:
+    """h_s after export; `to` moves its constants to where z lives."""
+
+    layers: tuple[IntegerLayer, ...]
+
+    def __call__(self, z: Array) -> tuple[Array, Array]:
+        """z (N, h, w), integers as float64, to scale offsets and means, both (M, 4h, 4w) float64 integers.
+
+        Offsets are in units of 2^-SCALE_BITS index steps, means in units of 2^-ACTIVATION_BITS sigma.
+        """
+        conv1, up1, conv2, up2, out = self.layers
+        x = _pixel_shuffle(up1(conv1(z)))
+        x = out(_pixel_shuffle(up2(conv2(x))))
+        half = x.shape[0] // 2
+        return x[:half], x[half:]
+
+    def to(self, convert: Any) -> IntegerHyperSynthesis:
+        """The same network with `convert` applied to every constant."""
+        return IntegerHyperSynthesis(
+            tuple(IntegerLayer(convert(x.weight), convert(x.bias), x.shift, x.relu) for x in self.layers)
+        )
+
+
+LAYER_NAMES = ("conv1", "up1", "conv2", "up2", "out")
+
+
+def load_layers(arrays: Mapping[str, np.ndarray]) -> IntegerHyperSynthesis:
+    """Layers from `h_s.<name>.weight`, `.bias` and `.shift` integer arrays.
+
+    Raises:
+        BitstreamError: an array is missing or misshapen, or a sum could leave the exact range of float64.
+    """
+    layers = []
+    for name in LAYER_NAMES:
+        try:
+            weight, bias, shift = (arrays[f"h_s.{name}.{part}"] for part in ("weight", "bias", "shift"))
+        except KeyError as error:
+            raise BitstreamError(f"weights: {error.args[0]} is missing; the file is damaged, fetch it again") from error
+        worst = np.abs(weight.astype(np.float64)).sum(axis=(0, 2)) * ACTIVATION_LIMIT + np.abs(bias.astype(np.float64))
+        if weight.ndim != 3 or weight.shape[0] not in (1, 9) or worst.max() >= 2.0**53:
+            raise BitstreamError(f"weights: h_s.{name} does not fit exact arithmetic; the file is damaged or foreign")
+        layers.append(
+            IntegerLayer(weight.astype(np.float64), bias.astype(np.float64), int(shift.item()), name != "out")
+        )
+    return IntegerHyperSynthesis(tuple(layers))
+
+
+def interpolate(table: np.ndarray, quality_centi: int) -> np.ndarray:
+    """Row of an integer table (anchors, C) at a quality of 0 .. 10000, linear between anchors: (C,) int64, floored."""
+    position = quality_centi * (table.shape[0] - 1)
+    row, rest = divmod(position, QUALITY_UNITS)
+    if rest == 0:
+        return table[row].astype(np.int64)
+    low, high = table[row].astype(np.int64), table[row + 1].astype(np.int64)
+    return ((QUALITY_UNITS - rest) * low + rest * high) // QUALITY_UNITS
+
+
+def fixed_log2_sigma(base: Array, offset: Array) -> Array:
+    """Index position in fixed point, clamped to the tables: base (C, 1, 1) plus offset (C, h, w)."""
+    origin = -LOG2_SIGMA_MIN * INDEX_STEPS_PER_OCTAVE << SCALE_BITS
+    return (base + offset + origin).clip(0, (INDEX_COUNT - 1) << SCALE_BITS)
+
+
+def index_of(position: Array) -> Array:
+    """Nearest scale index of a fixed-point position; still in the dtype of `position`."""
+    return _floor((position + (1 << (SCALE_BITS - 1))) * 0.5**SCALE_BITS)
+
+
+def sigma_of(position: Array) -> Array:
+    """sigma = 2^log2_sigma of a fixed-point position; float, used for means only, never for tables."""
+    return 2.0 ** (position * (0.5**SCALE_BITS / INDEX_STEPS_PER_OCTAVE) + LOG2_SIGMA_MIN)
+
+
+def sigma_of_index(index: int) -> float:
+    """The sigma that table `index` stands for."""
+    return float(2.0 ** (index / INDEX_STEPS_PER_OCTAVE + LOG2_SIGMA_MIN))
+
+
+def _pixel_shuffle(x: Array) -> Array:
+    """(4C, h, w) to (C, 2h, 2w), as torch.pixel_shuffle does."""
+    channels, height, width = x.shape[0] // 4, x.shape[1], x.shape[2]
+    x = x.reshape(channels, 2, 2, height, width)
+    x = x.swapaxes(1, 3).swapaxes(2, 3).swapaxes(3, 4)
+    return x.reshape(channels, 2 * height, 2 * width)
+
+
+def _floor(x: Array) -> Array:
+    return np.floor(x) if isinstance(x, np.ndarray) else x.floor()
+
+
+def _zeros_like(x: Array, shape: tuple[int, ...]) -> Array:
+    return np.zeros(shape, x.dtype) if isinstance(x, np.ndarray) else x.new_zeros(shape)
