@@ -1,0 +1,178 @@
+"""Reading: metrics as one table, and single pictures out of data parts without reading the rest.
+
+Readers follow metrics. An image may have several rows: its source changed, or it was tried again. The newest row
+counts: highest `committed_at`, then the better status, then the part name, so that all readers agree.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from pipeline import storage
+from pipeline.archive.parts import PartRecord, data_uri, part_of
+from pipeline.archive.schema import DATA_SCHEMA, METRICS_SCHEMA, STATUSES, conform
+from pipeline.errors import ArchiveError, StorageError
+from pipeline.records import REJECTED
+
+_THREADS = 16
+_NEWEST_BY = ("image_id", "committed_at", "status", "part")
+_BUFFER_BYTES = 128 << 10
+_CHECK = "look at it with `python -m jobs.verify`"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StoredImage:
+    """A data row and the metrics row it belongs to. `alpha` is a grayscale PNG; `passthrough` the other columns."""
+
+    image_id: str
+    source_uri: str
+    source_version: str
+    source_format: str | None
+    status: str
+    codec: str
+    model_id: str | None
+    payload: bytes
+    width: int | None
+    height: int | None
+    gray: bool | None
+    alpha: bytes | None
+    exif: bytes | None
+    icc: bytes | None
+    xmp: bytes | None
+    part: str
+    metrics: dict[str, Any] = field(repr=False)
+    passthrough: dict[str, Any] = field(repr=False)
+
+
+def read_parts(archive: str, columns: Collection[str]) -> list[tuple[PartRecord, pa.Table]]:
+    """Every metrics part: its record, and the named columns. Raises ArchiveError naming a part it cannot read."""
+    items = storage.list_files(storage.join(archive, "metrics"), {".parquet"}, missing_ok=True)
+    uris = [item.uri for item in items if part_of(item.uri)]
+    with ThreadPoolExecutor(_THREADS) as pool:
+        return list(pool.map(functools.partial(read_part, columns=columns), uris))
+
+
+def read_part(uri: str, columns: Collection[str]) -> tuple[PartRecord, pa.Table]:
+    """One metrics part; these are small, so one request fetches it whole."""
+    data = storage.read_bytes(uri)
+    try:
+        file = pq.ParquetFile(pa.BufferReader(data))
+        present = [name for name in file.schema_arrow.names if name in columns]
+        table = file.read(columns=present, use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise ArchiveError(f"{uri}: not a readable metrics part ({error}); {_CHECK}") from None
+    record = PartRecord.from_metadata(file.schema_arrow.metadata, uri)
+    return record, conform(table, pa.schema([each for each in METRICS_SCHEMA if each.name in columns]))
+
+
+def metrics(archive: str, columns: Collection[str] | None = None, newest: bool = True) -> pa.Table:
+    """The metrics table; with `newest`, one row per image, the one that counts, sorted by image_id."""
+    wanted = list(columns) if columns is not None else METRICS_SCHEMA.names
+    if unknown := [name for name in wanted if name not in METRICS_SCHEMA.names]:
+        raise ArchiveError(f"metrics columns {unknown}: not known; expected some of {', '.join(METRICS_SCHEMA.names)}")
+    needed = {*wanted, *_NEWEST_BY} if newest else set(wanted)
+    schema = pa.schema([each for each in METRICS_SCHEMA if each.name in needed])
+    tables = [table for _, table in read_parts(archive, needed)]
+    table = pa.concat_tables(tables) if tables else schema.empty_table()
+    return (_newest(table) if newest else table).select(wanted)
+
+
+def row(archive: str, image_id: str) -> dict[str, Any]:
+    """The newest metrics row of one image. Raises ArchiveError when the archive does not know it."""
+    table = metrics(archive)
+    found = table.filter(pc.field("image_id") == image_id)
+    if not len(found):
+        raise ArchiveError(f"{archive}: no image {image_id!r} among {len(table)}; expected an image_id of its metrics")
+    return dict(found.to_pylist()[0])
+
+
+def payload(archive: str, image_id: str) -> StoredImage:
+    """One stored picture. Raises ArchiveError when it is unknown, rejected or damaged."""
+    newest = row(archive, image_id)
+    if newest["status"] == REJECTED:
+        raise ArchiveError(f"{archive}: image {image_id} was rejected ({newest['reason']}); nothing is stored for it")
+    return next(iter(_of_part(archive, newest["part"], [newest])))
+
+
+def iter_payloads(
+    archive: str,
+    ids: Collection[str] | None = None,
+    where: pc.Expression | None = None,
+    on_error: Callable[[ArchiveError], None] | None = None,
+) -> Iterator[StoredImage]:
+    """Stored pictures, newest rows only, part by part; memory is that of one row group.
+
+    `ids` and `where` (an Arrow expression over metrics columns) narrow it. A damaged part or row raises
+    ArchiveError, or is told to `on_error` and skipped.
+    """
+    table = metrics(archive).filter(pc.field("status") != REJECTED)
+    if ids is not None:
+        table = table.filter(pc.field("image_id").isin(list(ids)))
+    if where is not None:
+        table = table.filter(where)
+    rows = table.sort_by("part").to_pylist()
+    for part in sorted({each["part"] for each in rows}):
+        yield from _of_part(archive, part, [each for each in rows if each["part"] == part], on_error)
+
+
+def _of_part(
+    archive: str,
+    part: str,
+    rows: list[dict[str, Any]],
+    on_error: Callable[[ArchiveError], None] | None = None,
+) -> Iterator[StoredImage]:
+    wanted = {each["image_id"]: each for each in rows}
+    uri = data_uri(archive, part)
+    try:
+        with storage.open_read(uri, _BUFFER_BYTES) as stream:
+            file = pq.ParquetFile(stream, pre_buffer=False)
+            for group in range(file.num_row_groups):
+                names = file.read_row_group(group, columns=["image_id"])["image_id"].to_pylist()
+                if wanted.keys().isdisjoint(names):
+                    continue
+                for found in file.read_row_group(group, use_threads=False).to_pylist():
+                    if (metrics_row := wanted.pop(found["image_id"], None)) is not None:
+                        yield _stored(found, metrics_row, uri)
+        if wanted:
+            raise ArchiveError(f"{uri}: has no row for {', '.join(sorted(wanted))}, its metrics part has; {_CHECK}")
+    except (pa.ArrowException, OSError, KeyError, StorageError, ArchiveError) as error:
+        problem = (
+            error if isinstance(error, ArchiveError) else ArchiveError(f"{uri}: cannot be read ({error}); {_CHECK}")
+        )
+        if on_error is None:
+            raise problem from None
+        on_error(problem)
+
+
+def _stored(found: dict[str, Any], metrics_row: dict[str, Any], uri: str) -> StoredImage:
+    if hashlib.sha256(found["payload"]).hexdigest() != found["payload_sha256"]:
+        raise ArchiveError(f"{uri}: the payload of {found['image_id']} does not have its SHA-256; {_CHECK}")
+    own = {name: found[name] for name in DATA_SCHEMA.names if name != "payload_sha256"}
+    return StoredImage(
+        **own,
+        source_uri=metrics_row["source_uri"],
+        status=metrics_row["status"],
+        metrics=metrics_row,
+        passthrough={name: value for name, value in found.items() if name not in DATA_SCHEMA.names},
+    )
+
+
+def _newest(table: pa.Table) -> pa.Table:
+    rank = pc.index_in(table["status"], pa.array(STATUSES))
+    table = table.append_column("_rank", rank)
+    order = [("image_id", "ascending"), ("committed_at", "descending"), ("_rank", "ascending"), ("part", "ascending")]
+    table = table.sort_by(order).drop_columns("_rank").combine_chunks()
+    if len(table) < 2:
+        return table
+    ids = table["image_id"]
+    changes = pc.not_equal(ids.slice(1).combine_chunks(), ids.slice(0, len(ids) - 1).combine_chunks())
+    return table.filter(pa.concat_arrays([pa.array([True]), changes]))
