@@ -7,6 +7,7 @@ lock, machine  one run at a time                       audit    what is damaged,
 """
 
 from pipeline.archive.archive import Archive, create_or_open, open_archive
+from pipeline.archive.audit import Finding, audit, sweep
 from pipeline.archive.lock import RunLock
 from pipeline.archive.parts import CHUNK_BYTES, CHUNK_IMAGES, PartMeta, part_id, spec_id
 from pipeline.archive.plan import Unit, plan
@@ -19,15 +20,18 @@ __all__ = [
     "CHUNK_IMAGES",
     "Archive",
     "CommitSummary",
+    "Finding",
     "PartMeta",
     "RunLock",
     "StoredImage",
     "Unit",
     "alpha_png",
+    "audit",
     "create_or_open",
     "open_archive",
     "part_id",
     "plan",
     "spec_id",
     "stored_bytes",
+    "sweep",
 ]

@@ -91,21 +91,21 @@ class LocalStore:
         return os.path.isdir(self.absolute(uri))
 
     def walk(self, folder: str, deep: bool = True) -> Iterator[Entry]:
-        """Links are followed, each real folder once; a dangling link is listed, so that it cannot vanish unseen."""
+        """Links are followed, unless into a folder we are in; a dangling one is listed, lest it vanish unseen."""
 
         def refuse(error: OSError) -> None:
             raise StorageError(_explain(str(error.filename or folder), error)) from None
 
-        seen: set[str] = set()
+        above: dict[str, tuple[str, ...]] = {}
         for here, folders, names in os.walk(self.absolute(folder), followlinks=True, onerror=refuse):
-            real = os.path.realpath(here)
-            if real in seen:
+            real, parents = os.path.realpath(here), above.pop(here, ())
+            if real in parents:
                 folders.clear()
                 continue
-            seen.add(real)
             yield from filter(None, (_listed(os.path.join(here, name)) for name in names))
             if not deep:
                 folders.clear()
+            above |= {os.path.join(here, name): (*parents, real) for name in folders}
 
 
 def _guarded(action: Callable[[], T], uri: str) -> T:
