@@ -19,13 +19,14 @@ import pyarrow.parquet as pq
 from pipeline import storage
 from pipeline.archive import reader
 from pipeline.archive.archive import Archive
-from pipeline.archive.parts import data_uri, metrics_uri, part_of
+from pipeline.archive.parts import PartRecord, data_uri, metrics_uri, part_of
 from pipeline.archive.schema import METRICS_SCHEMA
 from pipeline.errors import ArchiveError, PipelineError, StorageError
 from pipeline.records import REJECTED, SourceItem
 
 # A worker that lost its driver may still be between its two writes; an hour is far more than that takes.
 GRACE_S = 3600.0
+Committed = dict[str, tuple[PartRecord, pa.Table]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ def audit(archive: Archive, sample: int | None = None, seed: int = 0) -> list[Fi
     if sample is not None and sample < len(chosen):
         chosen = sorted(random.Random(seed).sample(chosen, sample))
     there = {part_of(item.uri) for item in files if _room(archive, item.uri) == "data"}
-    for part, table in sorted(committed.items()):
+    for part, (_, table) in sorted(committed.items()):
         findings += _check_data(archive, part, table, part in there, payloads=part in set(chosen))
     unreadable = {part_of(finding.uri) for finding in findings if finding.kind == "damaged metrics"}
     findings += [_litter(item.uri) for item in litter(archive, files, set(committed) | unreadable)]
@@ -87,30 +88,30 @@ def _old(uri: str, grace_s: float) -> bool:
         return False  # gone already
 
 
-def _metrics_parts(archive: Archive, files: list[SourceItem]) -> tuple[dict[str, pa.Table], list[Finding]]:
-    committed: dict[str, pa.Table] = {}
+def _metrics_parts(archive: Archive, files: list[SourceItem]) -> tuple[Committed, list[Finding]]:
+    committed: Committed = {}
     findings = []
     for uri in (item.uri for item in files if _room(archive, item.uri) == "metrics" and part_of(item.uri)):
         try:
             record, table = reader.read_part(uri, METRICS_SCHEMA.names)
             if record.part != part_of(uri) or record.meta.part_id != record.part:
                 raise ArchiveError(f"its metadata names part {record.part}")
-            committed[record.part] = table
+            committed[record.part] = record, table
         except PipelineError as error:
             findings.append(Finding("damaged metrics", uri, str(error)))
     return committed, findings
 
 
-def _duplicates(committed: dict[str, pa.Table]) -> Iterator[Finding]:
-    """The same image and version twice in one part, or in two parts at once, is what must never happen."""
-    seen: dict[tuple[str, str], tuple[str, str]] = {}
-    for part, table in sorted(committed.items()):
-        names = ("image_id", "source_version", "status", "source_uri")
-        for image_id, version, status, uri in zip(*(table[name].to_pylist() for name in names), strict=True):
-            before = seen.setdefault((image_id, version), (part, status))
-            if before[0] != part and REJECTED not in (before[1], status):
-                detail = f"parts {before[0]} and {part} both hold version {version}; fine after a retry on purpose"
-                yield Finding("duplicate rows", uri, detail, harmful=False)
+def _duplicates(committed: Committed) -> Iterator[Finding]:
+    """A second row for one version of an image: the fruit of a retry on purpose, or what must never happen."""
+    seen: dict[tuple[str, str], tuple[str, int]] = {}
+    for part, (record, table) in sorted(committed.items()):
+        names = ("image_id", "source_version", "source_uri")
+        for image_id, version, uri in zip(*(table[name].to_pylist() for name in names), strict=True):
+            other, attempt = seen.setdefault((image_id, version), (part, record.meta.attempt))
+            if other != part:
+                detail = f"version {version} has a row in part {other} and one in part {part}"
+                yield Finding("duplicate rows", uri, detail, harmful=attempt == record.meta.attempt)
 
 
 def _check_data(archive: Archive, part: str, table: pa.Table, there: bool, payloads: bool) -> Iterator[Finding]:
@@ -139,9 +140,9 @@ def _check_rows(uri: str, rows: pa.Table) -> Iterator[Finding]:
         yield Finding("damaged data", uri, f"holds {len(found)} rows, its metrics part has {len(rows)} others")
 
 
-def _check_weights(archive: Archive, committed: dict[str, pa.Table]) -> Iterator[Finding]:
+def _check_weights(archive: Archive, committed: Committed) -> Iterator[Finding]:
     files = archive.weight_files()
-    used = {model for table in committed.values() for model in table["model_id"].to_pylist() if model}
+    used = {model for _, table in committed.values() for model in table["model_id"].to_pylist() if model}
     for model in sorted(used):
         if not any(sha256.startswith(model) for sha256 in files):
             where = storage.join(archive.uri, "weights")
