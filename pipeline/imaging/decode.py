@@ -7,6 +7,7 @@ cost one row and not a job. Content decides the format; file names are never loo
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -17,6 +18,7 @@ from pipeline.imaging import colour, guard, metadata, obstacles, orientation, pn
 from pipeline.records import Picture
 
 DEFAULT_PIXEL_LIMIT = 200_000_000
+_STRIP_PIXELS = 4_000_000
 _GRAY_MODES = frozenset({"1", "L", "LA", "La", "I", "F", "I;16", "I;16L", "I;16B", "I;16N"})
 _ADDRESS = re.compile(r"<[^>]* at 0x[0-9a-f]+>")
 
@@ -98,11 +100,26 @@ def _pixels(image: Image.Image, icc: bytes | None) -> tuple[np.ndarray, np.ndarr
     """(H, W, 3) RGB and (H, W) alpha, both uint8; an alpha channel that hides nothing is None."""
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return np.repeat(_to_8_bits(np.asarray(image))[:, :, None], 3, axis=2), None
-    if not image.has_transparency_data:
-        return np.array(image if image.mode == "RGB" else colour.to_rgb(image, icc)), None
-    rgba = np.asarray(image if image.mode == "RGBA" else image.convert("RGBA"))
-    alpha = np.ascontiguousarray(rgba[:, :, 3])
-    return np.ascontiguousarray(rgba[:, :, :3]), None if alpha.min() == 255 else alpha
+    rgb = np.empty((image.height, image.width, 3), np.uint8)
+    alpha = np.empty(rgb.shape[:2], np.uint8) if image.has_transparency_data else None
+    for top, strip in _strips(image):
+        rows = slice(top, top + strip.height)
+        if alpha is None:
+            rgb[rows] = np.asarray(strip if strip.mode == "RGB" else colour.to_rgb(strip, icc))
+        else:
+            rgba = np.asarray(strip if strip.mode == "RGBA" else strip.convert("RGBA"))
+            rgb[rows], alpha[rows] = rgba[:, :, :3], rgba[:, :, 3]
+    return rgb, None if alpha is None or alpha.min() == 255 else alpha
+
+
+def _strips(image: Image.Image) -> Iterator[tuple[int, Image.Image]]:
+    """The picture in strips from the top: converting a giant whole would hold it three times over."""
+    step = max(_STRIP_PIXELS // image.width, 1)
+    if step >= image.height:
+        yield 0, image
+        return
+    for top in range(0, image.height, step):
+        yield top, image.crop((0, top, image.width, min(top + step, image.height)))
 
 
 def _to_8_bits(samples: np.ndarray) -> np.ndarray:
