@@ -126,8 +126,8 @@ def _pax_records(data: bytes) -> dict[str, str]:
     while at < len(data) and data[at]:
         space = data.find(b" ", at, at + 8)
         digits = data[at:space] if space > at else b""
-        end = at + int(digits) if digits.isdigit() else 0
-        if not space < end <= len(data):
+        end = at + int(digits) if digits.isdigit() else at
+        if not at < space < end <= len(data):
             raise TarDamage("an extended header has a record without a valid length")
         key, _, value = data[space + 1 : end - 1].partition(b"=")
         records[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")

@@ -144,6 +144,16 @@ def test_a_header_that_claims_gigabytes_is_not_believed(tmp_path: Path) -> None:
     assert "an extended header claims 8589934592 bytes" in (damage.error or "")
 
 
+@pytest.mark.parametrize("record", [b"20 comment=x", b"xx path=y\n", b"0 path=y\n", b"-5 a=b\n", b"9 path=y\nnolength"])
+def test_a_broken_extended_header_is_a_row(tmp_path: Path, record: bytes) -> None:
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.XHDTYPE, len(record)
+    shard = tar_of([("1.jpg", b"a")])[:1024] + header.tobuf(tarfile.GNU_FORMAT) + record.ljust(512, b"\0")
+    first, damage = read(tmp_path, shard + tar_of([("2.jpg", b"b")]))
+    assert first.data == b"a"
+    assert "a record without a valid length" in (damage.error or "")
+
+
 def test_a_sparse_member_is_a_row_and_the_next_comes_out(tmp_path: Path) -> None:
     header = bytearray(tarfile.TarInfo("1.jpg").tobuf(tarfile.GNU_FORMAT))
     header[156:157], header[124:136] = b"S", b"00000001000\0"
