@@ -17,6 +17,8 @@ import typer
 
 from pipeline.errors import ConfigError, PipelineError
 
+# typer carries its own copy of click from 0.26 on, so the class is found through typer: BadParameter < UsageError.
+_USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 OK, FAILED, BAD_ARGUMENTS = 0, 1, 2
 
 
@@ -28,21 +30,19 @@ def run_command(command: Callable[..., int | None], argv: Sequence[str] | None, 
 
 
 def run_app(app: typer.Typer, argv: Sequence[str] | None, name: str) -> int:
-    import click
-
     try:
         with _terminated_like_interrupted():
             code = app(args=list(sys.argv[1:] if argv is None else argv), prog_name=name, standalone_mode=False)
         return int(code or OK)
-    except click.exceptions.Exit as stop:
+    except typer.Exit as stop:
         return int(stop.exit_code)
-    except click.ClickException as error:
-        return _fail(BAD_ARGUMENTS, f"{error.format_message()}; see `{name} --help`")
+    except _USAGE_ERROR as error:
+        return _fail(BAD_ARGUMENTS, f"{_sentence(error)}; see `{name} --help`")
     except ConfigError as error:
         return _fail(BAD_ARGUMENTS, str(error))
     except PipelineError as error:
         return _fail(FAILED, str(error))
-    except (KeyboardInterrupt, click.exceptions.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         return _fail(FAILED, "interrupted; what was committed stays, run the same command again to go on")
     except BrokenPipeError:
         sys.stderr.close()
@@ -60,10 +60,19 @@ def print_json(summary: Any) -> None:
     print(json.dumps(summary, indent=2, default=str, allow_nan=False))
 
 
-def _fail(code: int, message: str) -> int:
+def _sentence(error: Exception) -> str:
+    text = str(getattr(error, "format_message", error.__str__)())
+    return text.rstrip(".")
+
+
+def warn(message: str) -> None:
     from pipeline.storage import redact
 
     print(f"error: {redact(message)}", file=sys.stderr, flush=True)
+
+
+def _fail(code: int, message: str) -> int:
+    warn(message)
     return code
 
 

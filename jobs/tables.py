@@ -3,38 +3,52 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Mapping
 from typing import Any
 
+from pipeline.execution.recompression import Report
 from pipeline.stages.commit import Tally
 
 FEW_IMAGES = 50
 _COLUMNS = ("image", "source", "payload", "saved", "PSNR", "MS-SSIM", "status")
 
 
-def show(rows: Sequence[Mapping[str, Any]], total: Tally, elapsed_s: float) -> None:
-    """Prints the table of a run; `rows` are metrics rows, empty for a run over many images."""
+def show(report: Report) -> None:
+    """Prints the table of a run, with a row per image if they are few."""
     from rich.console import Console
     from rich.table import Table
 
-    # A pipe has no width; a table cut at 80 columns would lose the file names.
-    console = Console(highlight=False, soft_wrap=False)
+    total = report.total
+    rows = report.rows() if 0 < total.images <= FEW_IMAGES else []
+    cells = [*(_cells(row) for row in rows), _total_cells(total)]
+    width = max(sum(max(len(line[at]) for line in [_COLUMNS, *cells]) + 2 for at in range(len(_COLUMNS))), 40)
+    # A pipe has no width of its own, and a table cut at 80 columns would lose its numbers.
+    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=width)
     table = Table(box=None, header_style="bold", pad_edge=False)
-    for column in _COLUMNS:
-        table.add_column(column, justify="left" if column in ("image", "status") else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*_cells(row))
-    table.add_row(*_total_cells(total), end_section=True, style="bold")
-    console.print(table, crop=console.is_terminal, width=None if console.is_terminal else 200)
+    for at, column in enumerate(_COLUMNS):
+        if column == "image":
+            table.add_column(column, overflow="ellipsis", no_wrap=True, min_width=8)
+        else:
+            side: Any = "left" if column == "status" else "right"
+            needed = max(len(line[at]) for line in [_COLUMNS, *cells])
+            table.add_column(column, justify=side, no_wrap=True, min_width=needed)
+    for line in cells[:-1]:
+        table.add_row(*line)
+    table.add_row(*cells[-1], style="bold")
+    console.print(table)
     for row in rows:
         if row["reason"]:
             console.print(f"  {_short(row['source_uri'])}: {row['reason']}", markup=False, soft_wrap=True)
-    console.print(last_line(total, elapsed_s), markup=False, soft_wrap=True)
+    console.print(last_line(report), markup=False, soft_wrap=True)
 
 
-def last_line(total: Tally, elapsed_s: float) -> str:
+def last_line(report: Report) -> str:
+    total, unchanged = report.total, ""
+    if report.planned is not None and report.listed > report.planned:
+        unchanged = f"; {report.listed - report.planned} were in the archive already"
     parts = f"{total.encoded} encoded, {total.kept_original} kept as original, {total.rejected} rejected"
-    return f"{total.images} images: {parts}; {elapsed_s:.1f} s"
+    return f"{total.images} images: {parts}{unchanged}; {report.elapsed_s:.1f} s"
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -42,11 +56,11 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     saved = "" if payload is None or not source else f"{100 * (1 - payload / source):.1f} %"
     status = row["status"] if row["codec"] in (None, "original") else f"{row['status']} ({row['codec']})"
     name = _short(row["source_uri"])
-    return name, _count(source), _count(payload), saved, _db(row["psnr_db"]), _ratio(row["ms_ssim"]), status
+    return name, _count(source), _count(payload), saved, _db(row["psnr_db"], row["mse"]), _ratio(row["ms_ssim"]), status
 
 
 def _total_cells(total: Tally) -> tuple[str, ...]:
-    psnr, ratio = _db(total.psnr_db), _ratio(total.ms_ssim)
+    psnr, ratio = _db(total.psnr_db, None), _ratio(total.ms_ssim)
     saved = f"{total.saved_pct:.1f} %"
     return f"total ({total.images})", _count(total.source_bytes), _count(total.payload_bytes), saved, psnr, ratio, ""
 
@@ -60,10 +74,11 @@ def _count(size: int | None) -> str:
     return "" if size is None else f"{size:,}"
 
 
-def _db(value: float | None) -> str:
-    if value is None:
-        return ""
-    return "exact" if math.isinf(value) else f"{value:.2f} dB"
+def _db(value: float | None, mse: float | None) -> str:
+    """The archive has NULL for the infinite PSNR of an exact picture, beside its mse of 0."""
+    if mse == 0 or (value is not None and math.isinf(value)):
+        return "exact"
+    return "" if value is None else f"{value:.2f} dB"
 
 
 def _ratio(value: float | None) -> str:

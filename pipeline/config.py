@@ -46,6 +46,7 @@ class CodecSection(Section):
     target: TargetSection | None = None
     effort: int | None = None
     model: str | None = None
+    candidates: list[str] | None = None  # codec auto: the names it may choose from
 
     @model_validator(mode="after")
     def one_rate(self) -> Self:
@@ -88,7 +89,7 @@ class RecompressConfig(Section):
     floor: FloorSection = FloorSection()
     fallback: list[str] = ["jxl-lossless", "original"]
     error_budget: float = Field(default=1.0, ge=0, le=1)
-    retry: list[Literal["rejected", "kept_original"]] = []
+    retry: list[Literal["rejected", "kept_original", "encoded", "unreadable", "damaged"]] = []
     resources: ResourcesSection = ResourcesSection()
     limits: LimitsSection = LimitsSection()
 
@@ -96,14 +97,14 @@ class RecompressConfig(Section):
 M = TypeVar("M", bound=Section)
 
 
-def load(model: type[M], path: str | None, overrides: Sequence[str] = ()) -> M:
-    """The config at `path` (or an empty one) with `key=value` overrides applied, checked.
+def load(model: type[M], path: str | None, overrides: Sequence[str] = (), flags: Mapping[str, Any] | None = None) -> M:
+    """The config at `path` (or an empty one) with `flags` (by dotted key), then `key=value` overrides applied, checked.
 
     Raises:
         ConfigError: unreadable file, bad YAML, unknown key, or a value out of range; one sentence.
     """
     tree = _read_yaml(path) if path else {}
-    given = dict(_split_override(text) for text in overrides)
+    given = dict(flags or {}) | dict(_split_override(text) for text in overrides)
     _drop_replaced_rate(tree, given)
     for key, value in given.items():
         _put(tree, key, value)

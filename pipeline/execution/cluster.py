@@ -91,15 +91,29 @@ def _start_here(resources: Resources) -> None:
         os.environ.setdefault(name, value)
     # A token that an earlier `ray start` left in the home directory must not lock this private instance.
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    ray.init(
-        address="local",
-        num_cpus=local_cpus(resources),
-        num_gpus=_local_gpus(resources),
-        object_store_memory=_object_store_bytes(resources.object_store_mb),
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-    )
+    with _stderr_closed():
+        ray.init(
+            address="local",
+            num_cpus=local_cpus(resources),
+            num_gpus=_local_gpus(resources),
+            object_store_memory=_object_store_bytes(resources.object_store_mb),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+
+
+@contextmanager
+def _stderr_closed() -> Iterator[None]:
+    """Ray's C++ half says on stderr that it was told to say nothing; what goes wrong comes as an exception."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def local_cpus(resources: Resources) -> int:

@@ -10,7 +10,7 @@ of its outputs as it had seen, so a replay must not be shorter.
 
 from __future__ import annotations
 
-import functools
+import json
 import logging
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +18,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.archive import Archive, PartMeta, Unit
+from pipeline.archive import PartMeta, Unit
 from pipeline.errors import PipelineError
 from pipeline.execution.cluster import Resources
 from pipeline.execution.guard import attempt
@@ -51,15 +51,21 @@ def run(units: Sequence[Unit], ticket: Ticket, resources: Resources) -> Iterator
 def _graph(units: Sequence[Unit], ticket: Ticket, resources: Resources) -> Any:
     import ray.data
 
+    operators: Any = ray.data  # its annotations know no keyword arguments of functions
     _quieten(ray.data.DataContext.get_current())
     rows = [{"unit": unit.to_json()} for unit in units]
-    dataset = ray.data.from_items(rows, override_num_blocks=min(len(rows), _BLOCKS))
-    tasks = {"batch_size": 1, "batch_format": "pyarrow", "fn_kwargs": {"ticket": ticket}, "max_retries": MAX_RETRIES}
+    dataset = operators.from_items(rows, override_num_blocks=min(len(rows), _BLOCKS))
+    tasks: dict[str, Any] = {
+        "batch_size": 1,
+        "batch_format": "pyarrow",
+        "fn_kwargs": {"ticket": ticket},
+        "max_retries": MAX_RETRIES,
+    }
     with warnings.catch_warnings():
         # 2.60 deprecates max_retries and friends as keywords of map_batches and has no other way to bound them.
         warnings.simplefilter("ignore")
         if not ticket.split:
-            return dataset.map_batches(recompress, num_cpus=1, **tasks)
+            return dataset.map_batches(recompress, **tasks)
         chunks = dataset.map_batches(
             AnalysePool,
             batch_size=1,
@@ -71,7 +77,7 @@ def _graph(units: Sequence[Unit], ticket: Ticket, resources: Resources) -> Any:
             max_restarts=MAX_RESTARTS,
             max_task_retries=MAX_RETRIES,
         )
-        return chunks.map_batches(encode_and_commit, num_cpus=1, **tasks)
+        return chunks.map_batches(encode_and_commit, **tasks)
 
 
 def recompress(batch: pa.Table, ticket: Ticket) -> Iterator[pa.Table]:
@@ -122,10 +128,11 @@ def encode_and_commit(batch: pa.Table, ticket: Ticket) -> Iterator[pa.Table]:
 
 
 def _chunks(batch: pa.Table, steps: Steps) -> Iterator[tuple[Chunk, PartMeta]]:
+    spec = json.loads(steps.ticket.spec)
     for text in batch.column("unit").to_pylist():
         unit = Unit.from_json(text)
         for chunk in read_unit(steps.ticket.source, unit):
-            yield chunk, PartMeta.of(unit.items, chunk.number, chunk.last, steps.ticket.spec)
+            yield chunk, unit.meta(chunk.number, chunk.last, spec)
 
 
 def _chunk_row(meta: PartMeta, works: Sequence[Work]) -> pa.Table:

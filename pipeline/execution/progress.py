@@ -4,31 +4,27 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol
 
 from pipeline.stages.commit import Tally
 
 _LINE_EVERY_S = 5.0
 
 
-class Progress(Protocol):
-    def __call__(self, total: Tally) -> None:
-        """Called with everything committed so far."""
-        ...
+Progress = Callable[[Tally, int | None], None]
 
 
 @contextmanager
-def shown(images: int | None, quiet: bool) -> Iterator[Progress]:
-    """A progress display. `images` is how many there will be, None when shards have not been counted."""
+def shown(quiet: bool) -> Iterator[Progress]:
+    """A function to call with everything committed so far, and how many images there will be (None: not known)."""
     if quiet:
-        yield lambda total: None
+        yield lambda total, images: None
     elif sys.stdout.isatty():
-        with _live(images) as show:
+        with _live() as show:
             yield show
     else:
-        yield _PlainLines(images)
+        yield _PlainLines()
 
 
 def described(total: Tally, elapsed_s: float) -> str:
@@ -37,28 +33,28 @@ def described(total: Tally, elapsed_s: float) -> str:
 
 
 @contextmanager
-def _live(images: int | None) -> Iterator[Progress]:
+def _live() -> Iterator[Progress]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
     columns = (TextColumn("recompress"), BarColumn(), MofNCompleteColumn(), TextColumn("images, {task.fields[text]}"))
     started = time.monotonic()
     with Bar(*columns, TimeElapsedColumn(), transient=True) as bar:
-        task = bar.add_task("recompress", total=images, text="starting")
+        task = bar.add_task("recompress", total=None, text="starting")
 
-        def show(total: Tally) -> None:
-            bar.update(task, completed=total.images, text=described(total, time.monotonic() - started))
+        def show(total: Tally, images: int | None) -> None:
+            bar.update(task, completed=total.images, total=images, text=described(total, time.monotonic() - started))
 
         yield show
 
 
 class _PlainLines:
-    def __init__(self, images: int | None) -> None:
-        self._of = "" if images is None else f" of {images}"
+    def __init__(self) -> None:
         self._started = self._last = time.monotonic()
 
-    def __call__(self, total: Tally) -> None:
+    def __call__(self, total: Tally, images: int | None) -> None:
         now = time.monotonic()
         if now - self._last >= _LINE_EVERY_S:
             self._last = now
-            print(f"{total.images}{self._of} images, {described(total, now - self._started)}", flush=True)
+            of = "" if images is None else f" of {images}"
+            print(f"{total.images}{of} images, {described(total, now - self._started)}", flush=True)

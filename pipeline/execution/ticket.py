@@ -26,7 +26,7 @@ from pipeline.stages.work import Work, shell_of
 class Ticket:
     """Everything a worker must know about a run.
 
-    spec     what part ids are made of, as JSON text.
+    spec     what part ids are made of: codec, fallback, floor and limits, as JSON text.
     chain    codec specs as JSON texts, the run's own codec first and `original` last.
     split    the first codec is learned: its accelerator half runs in the actor pool.
     threads  of the accelerator half, on a CPU.

@@ -89,3 +89,31 @@ class Tally:
             ms_ssim_sum=ratio if encoded and ratio is not None else 0.0,
             ms_ssim_count=int(encoded and ratio is not None),
         )
+
+    @classmethod
+    def of_part(cls, archive: Archive, part: str, run_id: str) -> Tally:
+        """The tally of a committed part as far as `run_id` wrote it: what other runs did is not this run's work."""
+        rows = [row for row in archive.part_metrics(part).to_pylist() if row["run_id"] == run_id]
+        return cls.of_rows(rows, part) if rows else cls()
+
+
+def commit(archive: Archive, meta: PartMeta, outcomes: Sequence[Outcome], run_id: str) -> Tally:
+    """Commits one part and tells what it holds. Raises ArchiveError when another run has taken the archive over."""
+    summary = archive.commit(meta.part_id, outcomes, meta, run_id)
+    if summary.already:
+        return Tally.of_part(archive, meta.part_id, run_id)
+    total = Tally.of_rows((_row_of(outcome) for outcome in outcomes), meta.part_id)
+    return dataclasses.replace(total, payload_bytes=summary.payload_bytes)
+
+
+def _row_of(outcome: Outcome) -> dict[str, Any]:
+    picture, distortion = outcome.picture, outcome.distortion
+    return {
+        "status": outcome.status,
+        "source_bytes": len(outcome.source.data or b""),
+        "payload_bytes": 0,
+        "width": picture.width_px if picture else 0,
+        "height": picture.height_px if picture else 0,
+        "mse": distortion.mse if distortion else None,
+        "ms_ssim": distortion.ms_ssim if distortion else None,
+    }

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from pipeline.archive import stored_bytes
 from pipeline.codecs.base import Analysis, Codec, SplitCodec, Symbols
 from pipeline.errors import CodecError, PipelineError, VerifyError
 from pipeline.metrics.distortion import measure, psnr_db
@@ -69,13 +70,12 @@ class Encode:
             try:
                 if self._needs_pixels(codec, work, first=position == 0):
                     work = self._with_pixels(work)
-                found = _candidate(codec, work)
-                self._insist(found, work)
+                outcome = _outcome(work, _candidate(codec, work), reasons)
+                self._insist(outcome)
             except Exception as error:  # any failure of one codec is a reason to try the next, never to stop
                 reasons.append(_reason(codec.name, error))
                 continue
-            elapsed_ms = (time.perf_counter() - started) * 1e3 + work.analyse_ms
-            return _outcome(work, found, reasons, elapsed_ms)
+            return replace(outcome, encode_ms=(time.perf_counter() - started) * 1e3 + work.analyse_ms)
         raise CodecError(f"{work.source.source_uri}: every codec of the chain failed ({'; '.join(reasons)})")
 
     def _needs_pixels(self, codec: Codec, work: Work, first: bool) -> bool:
@@ -90,17 +90,16 @@ class Encode:
             return work
         return replace(work, picture=self.decode.picture(work.source.data or b""))
 
-    def _insist(self, found: Candidate, work: Work) -> None:
-        """Raises CodecError unless `found` holds the floor and is smaller than the source."""
-        if found.codec == ORIGINAL:
+    def _insist(self, outcome: Outcome) -> None:
+        """Raises CodecError unless `outcome` holds the floor and all that is stored is smaller than the source."""
+        if outcome.status == KEPT_ORIGINAL or outcome.distortion is None:
             return
-        if complaint := self.floor.complaint(found.distortion):
+        if complaint := self.floor.complaint(outcome.distortion):
             raise CodecError(complaint)
-        stored, source = len(found.payload), len(work.source.data or b"")
-        extra = 0 if found.gives_source_back else beside_payload_bytes(work.picture)
-        if stored + extra >= source:
-            beside = f" with {extra} of alpha and metadata" if extra else ""
-            raise CodecError(f"{stored} bytes{beside} is not smaller than the source ({source})")
+        payload, stored, source = len(outcome.payload or b""), stored_bytes(outcome), len(outcome.source.data or b"")
+        if stored >= source:
+            beside = f" with {stored - payload} bytes of alpha and metadata" if stored > payload else ""
+            raise CodecError(f"{payload} bytes{beside} are not smaller than the source ({source} bytes)")
 
 
 def _candidate(codec: Codec, work: Work) -> Candidate:
@@ -153,28 +152,22 @@ def _verified(codec: Codec, payload: bytes, picture: Picture, source: bytes) -> 
     return measure(picture.rgb, decoded), False
 
 
-def beside_payload_bytes(picture: Picture | None) -> int:
-    """Bytes that the archive keeps beside a payload for this picture, before Parquet's own compression."""
-    if picture is None:
-        return 0
-    blobs = (picture.exif, picture.icc, picture.xmp)
-    return sum(len(blob) for blob in blobs if blob) + (picture.alpha.nbytes if picture.alpha is not None else 0)
-
-
-def _outcome(work: Work, found: Candidate, reasons: Sequence[str], elapsed_ms: float) -> Outcome:
+def _outcome(work: Work, found: Candidate, reasons: Sequence[str]) -> Outcome:
     kept = found.codec == ORIGINAL
     reason = "; ".join([*reasons, f"{found.codec} used"]) if reasons else None
+    shell = shell_of(work.picture) if work.picture else None
+    if shell is not None and found.gives_source_back:  # which then holds its own metadata
+        shell = replace(shell, alpha=None, exif=None, icc=None, xmp=None)
     return Outcome(
         source=work.source,
         status=KEPT_ORIGINAL if kept else ENCODED,
         reason=reason if reasons or not kept else "the codec of this run is original",
-        picture=shell_of(work.picture) if work.picture else None,
+        picture=shell,
         codec=found.codec,
         model_id=found.model_id,
         quality=found.quality,
         payload=found.payload,
         distortion=found.distortion,
-        encode_ms=elapsed_ms,
     )
 
 

@@ -8,14 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
 
+from pipeline.archive import CHUNK_BYTES, CHUNK_IMAGES, Unit
 from pipeline.errors import PipelineError
 from pipeline.records import SourceImage, SourceItem, image_id_of
 from pipeline.sources import Source
-
-CHUNK_IMAGES = 64
-CHUNK_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,17 +24,16 @@ class Chunk:
     last: bool
 
 
-class ReadableUnit(Protocol):
-    @property
-    def items(self) -> tuple[SourceItem, ...]: ...
+def read_unit(source: Source, unit: Unit) -> Iterator[Chunk]:
+    """Chunks of `unit` in order, without the images it is to skip; those still count where chunks are cut.
 
-
-def read_unit(source: Source, unit: ReadableUnit) -> Iterator[Chunk]:
-    """Chunks of `unit` in order. Never raises for a source that cannot be read: that, too, becomes a row."""
-    if source.items_are_shards:
-        return chunked(_whole_shard(source, unit.items))
-    # The planner grouped these files by listed size; cutting again by bytes read could disagree with the part id.
-    return iter([Chunk(0, list(_whole_shard(source, unit.items)), last=True)])
+    Never raises for a source that cannot be read: that, too, becomes a row.
+    """
+    images = _images(source, unit.items)
+    # The planner grouped files by listed size; cutting again by bytes read could disagree with the part id.
+    chunks = chunked(images) if source.items_are_shards else iter([Chunk(0, list(images), last=True)])
+    for chunk in chunks:
+        yield Chunk(chunk.number, [image for image in chunk.images if unit.wants(image.image_id)], chunk.last)
 
 
 def chunked(images: Iterable[SourceImage]) -> Iterator[Chunk]:
@@ -54,7 +50,7 @@ def chunked(images: Iterable[SourceImage]) -> Iterator[Chunk]:
     yield Chunk(number, held, last=True)
 
 
-def _whole_shard(source: Source, items: tuple[SourceItem, ...]) -> Iterator[SourceImage]:
+def _images(source: Source, items: tuple[SourceItem, ...]) -> Iterator[SourceImage]:
     try:
         yield from source.images(items)
     except (PipelineError, OSError) as error:

@@ -15,8 +15,11 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from pipeline.codecs.base import Codec
+from pipeline.archive import StoredImage
+from pipeline.codecs.base import PIXEL_LIMIT, Codec
 from pipeline.errors import BitstreamError, ConfigError
+from pipeline.imaging.decode import decode
+from pipeline.records import Picture
 
 FORMATS = ("original", "png", "jpeg", "webp")
 _SUFFIXES = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
@@ -28,19 +31,6 @@ _OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Stored:
-    """One row of a data part, as far as a picture needs it; `alpha` is (H, W) uint8."""
-
-    payload: bytes
-    width: int
-    height: int
-    alpha: np.ndarray | None = None
-    exif: bytes | None = None
-    icc: bytes | None = None
-    xmp: bytes | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class Restored:
     """A file, the suffix its content deserves (None: that of the source), and whether it is the source itself."""
@@ -50,7 +40,7 @@ class Restored:
     is_source: bool
 
 
-def restore(stored: Stored, codec: Codec, file_format: str = "original") -> Restored:
+def restore(stored: StoredImage, codec: Codec, file_format: str = "original") -> Restored:
     """Raises BitstreamError for a damaged payload, ConfigError for an unknown format."""
     if file_format not in FORMATS:
         raise ConfigError(f"--format {file_format}: expected one of {', '.join(FORMATS)}")
@@ -58,41 +48,54 @@ def restore(stored: Stored, codec: Codec, file_format: str = "original") -> Rest
         source = codec.restore_source(stored.payload)
         if source is not None:
             return Restored(source, None, is_source=True)
-    image = picture_of(stored, codec)
+    picture = picture_of(stored, codec)
+    image = _image_of(picture)
     name = "png" if file_format == "original" else file_format
-    data = _saved(image, stored, name)
+    data = _saved(image, picture, name)
     if data is None:
-        name, data = "png", _saved(image, stored, "png")
+        name, data = "png", _saved(image, picture, "png")
     if data is None:
         raise BitstreamError("the decoded picture cannot be written as PNG; restore it with --format original")
     return Restored(data, _SUFFIXES[name], is_source=False)
 
 
-def picture_of(stored: Stored, codec: Codec) -> Image.Image:
-    """The decoded picture, with alpha; gray pictures are mode L, as a gray ICC profile demands."""
+def picture_of(stored: StoredImage, codec: Codec) -> Picture:
+    """The decoded picture with its metadata, from beside the payload or, if it holds the source file, from in it."""
+    source = codec.restore_source(stored.payload)
+    if source is not None:
+        return _checked(decode(source, pixel_limit=PIXEL_LIMIT), stored)
+    alpha = None if stored.alpha is None else np.asarray(Image.open(io.BytesIO(stored.alpha)))
     rgb = codec.decode(stored.payload)
-    if rgb.shape != (stored.height, stored.width, 3):
+    return _checked(Picture(rgb, bool(stored.gray), alpha, stored.exif, stored.icc, stored.xmp), stored)
+
+
+def _checked(picture: Picture, stored: StoredImage) -> Picture:
+    if (picture.width_px, picture.height_px) != (stored.width, stored.height):
         raise BitstreamError(
-            f"the payload decodes to {rgb.shape[1]}x{rgb.shape[0]} px, its row says {stored.width}x{stored.height}; "
-            "check the archive with `python -m jobs.verify`"
+            f"{stored.image_id}: the payload decodes to {picture.width_px}x{picture.height_px} px, its row says "
+            f"{stored.width}x{stored.height}; check the archive with `python -m jobs.verify`"
         )
-    gray = np.array_equal(rgb[..., 0], rgb[..., 1]) and np.array_equal(rgb[..., 0], rgb[..., 2])
-    image = Image.fromarray(rgb[..., 0] if gray else rgb)
-    if stored.alpha is not None:
-        image.putalpha(Image.fromarray(stored.alpha))
+    return picture
+
+
+def _image_of(picture: Picture) -> Image.Image:
+    """Gray pictures are mode L, as a gray ICC profile demands."""
+    image = Image.fromarray(np.ascontiguousarray(picture.rgb[..., 0]) if picture.gray else picture.rgb)
+    if picture.alpha is not None:
+        image.putalpha(Image.fromarray(picture.alpha))
     return image
 
 
-def _saved(image: Image.Image, stored: Stored, name: str) -> bytes | None:
+def _saved(image: Image.Image, picture: Picture, name: str) -> bytes | None:
     """`image` as a file, or None when this format cannot hold it."""
     options = dict(_OPTIONS[name])
-    icc = stored.icc if _profile_fits(stored.icc, image) else None
+    icc = picture.icc if _profile_fits(picture.icc, image) else None
     if icc:
         options["icc_profile"] = icc
-    if stored.exif:
-        options["exif"] = stored.exif
-    if stored.xmp:
-        options |= _xmp_option(stored.xmp, name)
+    if picture.exif:
+        options["exif"] = picture.exif
+    if picture.xmp:
+        options |= _xmp_option(picture.xmp, name)
     if name == "jpeg" and image.mode not in ("L", "RGB"):
         return None
     if name == "webp" and image.mode not in ("RGB", "RGBA"):

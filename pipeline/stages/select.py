@@ -22,6 +22,7 @@ _TOKEN = re.compile(
     r"\s*(?:(?P<number>-?\d+(?:\.\d*)?(?:[eE][+-]?\d+)?|-?\.\d+)|(?P<text>'(?:[^']|'')*'|\"(?:[^\"]|\"\")*\")"
     r"|(?P<word>[A-Za-z_]\w*)|(?P<sign><=|>=|<>|!=|==|=|<|>|\(|\)|,))"
 )
+_ZONE = re.compile(r"\d\d:.*(Z|[+-]\d\d:?\d\d)$")
 _COMPARE: dict[str, Callable[[Any, Any], Any]] = {
     "=": operator.eq,
     "==": operator.eq,
@@ -116,6 +117,8 @@ class _Parser:
         """`value` in the type of its column, so that times can be compared with text."""
         kind = self._schema.field(name).type
         try:
+            if pa.types.is_timestamp(kind) and isinstance(value, str) and not _ZONE.search(value):
+                value += "T00:00Z" if len(value) == 10 else "Z"  # times without a zone are UTC, as stored
             return pa.scalar(value).cast(kind)
         except pa.ArrowException:
             self._at -= 1

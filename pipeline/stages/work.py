@@ -193,7 +193,9 @@ def _symbols_row(symbols: Symbols) -> dict[str, Any]:
 
 
 def _symbols_of(row: Mapping[str, Any]) -> Symbols:
-    arrays: dict[str, Any] = {name: np.frombuffer(row[name], row[f"{name}_type"]).reshape(row[f"{name}_shape"]) for name in ("y", "z")}
+    arrays: dict[str, Any] = {
+        name: np.frombuffer(row[name], row[f"{name}_type"]).reshape(row[f"{name}_shape"]) for name in ("y", "z")
+    }
     scalars = {name: row[name] for name in ("model_id", "height_px", "width_px", "gray", "quality_centi")}
     return Symbols(**scalars, **arrays)
 

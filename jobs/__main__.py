@@ -1,0 +1,44 @@
+"""`shardpress NAME ...`: every job behind one door. `python -m jobs.NAME` is the same."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+
+JOBS = {
+    "recompress": "what is new in a source goes into an archive",
+    "restore": "pictures back from an archive",
+    "verify": "decode and check what an archive holds",
+    "encode": "one picture file to one payload",
+    "decode": "one payload to one picture file",
+    "train": "fit a codec",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code of the job named first. Jobs are imported when called: each brings its own weight."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_usage())
+        return 0 if arguments else 2
+    if arguments[0] == "--version":
+        from pipeline import __version__
+
+        print(f"shardpress {__version__}")
+        return 0
+    name, *rest = arguments
+    if name not in JOBS:
+        print(f"error: unknown job {name!r}; expected one of {', '.join(JOBS)}", file=sys.stderr)
+        return 2
+    code: int = importlib.import_module(f"jobs.{name}").main(rest)
+    return code
+
+
+def _usage() -> str:
+    jobs = "\n".join(f"  {name:<12}{text}" for name, text in JOBS.items())
+    return f"usage: shardpress JOB [options]      (shardpress JOB --help tells more)\n\n{jobs}"
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
