@@ -1,9 +1,9 @@
 """From a target (dB, MS-SSIM, bits per pixel) to a quality, in as few encodes as possible.
 
-Distortion falls and size grows with quality, so the answer is one crossing on a grid of qualities. It is bracketed
-by bisection and closed in on by linear interpolation (regula falsi), five or six encodes instead of a hundred; when
-interpolation stops halving the bracket, bisection takes over. Whatever is returned was measured, so a codec that
-is not quite monotone costs a few bytes, never the target.
+Distortion falls and size grows with quality, so the answer is one crossing on a grid of qualities. Lines through
+earlier trials predict it: first beyond them, until it is bracketed, then between the ends of the bracket, which takes
+about six encodes instead of a hundred. Whatever is returned was measured, so a codec that is not quite monotone
+costs a few bytes, never the target.
 """
 
 from __future__ import annotations
@@ -71,25 +71,32 @@ def _measure(kind: str, reference: np.ndarray, payload: bytes, decode: Callable[
 
 
 def _crossing(attempt: Callable[[int], Trial], last: int, target: float, kind: str) -> list[Trial]:
-    """Trials on both sides of the target, one grid step apart, or at the end of the grid nobody gets beyond."""
-    low, high = -1, last + 1  # not above the target | above it; the ends themselves are never tried
-    below: Trial | None = None
-    above: Trial | None = None
+    """Trials on both sides of the target, one grid step apart, or up to the end of the grid nobody gets beyond."""
+    low, high = -1, last + 1  # not high enough | high enough; these two ends themselves are never tried
     trials: list[Trial] = []
-    width = high - low
+    meets: list[bool] = []
     while high - low > 1:
-        middle = (low + high) // 2
-        step = middle
-        if below and above and 2 * (high - low) <= width:  # the last trial halved the bracket: trust the line
-            step = min(max(_interpolate(below, above, target, kind), low + 1), high - 1)
-        width = high - low
-        trial = attempt(step)
-        trials.append(trial)
-        if _meets(trial.value, target, kind):
-            high, above = step, trial
-        else:
-            low, below = step, trial
+        step = min(max(_next_step(trials, meets, low, high, target, kind), low + 1), high - 1)
+        trials.append(attempt(step))
+        meets.append(_meets(trials[-1].value, target, kind))
+        low, high = (low, step) if meets[-1] else (step, high)
     return trials
+
+
+def _next_step(trials: list[Trial], meets: list[bool], low: int, high: int, target: float, kind: str) -> int:
+    """Between the ends of the bracket along a line; beyond the last two trials while there is only one end."""
+    if len(trials) < 2:
+        return (low + high) // 2
+    before = next((t for t, met in zip(reversed(trials), reversed(meets), strict=True) if met != meets[-1]), None)
+    crossing = _on_line(before or trials[-2], trials[-1], target, kind)
+    if crossing is None:
+        return (low + high) // 2
+    towards = -1 if meets[-1] else 1
+    if before is None:  # overshoot a little: a bracket is worth more than another near miss
+        return math.ceil(crossing) + towards * (1 + abs(math.ceil(crossing) - trials[-1].step) // 8)
+    same_side = next((i for i, met in enumerate(reversed(meets)) if met != meets[-1]), 0)
+    # One end moving again and again means the curve bends away from the line: step past it, twice as far each time.
+    return math.ceil(crossing) + (towards * 2 ** (same_side - 2) if same_side > 1 else 0)
 
 
 def _meets(value: float, target: float, kind: str) -> bool:
@@ -97,15 +104,17 @@ def _meets(value: float, target: float, kind: str) -> bool:
     return value > target if kind == "bpp" else value >= target
 
 
-def _interpolate(below: Trial, above: Trial, target: float, kind: str) -> int:
-    """First step expected to meet the target: each metric is near-linear in quality on the scale used here."""
-    low, high, goal = (_scale(v, kind) for v in (below.value, above.value, target))
-    if not (math.isfinite(low) and math.isfinite(high)) or high <= low:
-        return (below.step + above.step) // 2
-    return math.ceil(below.step + (above.step - below.step) * (goal - low) / (high - low))
+def _on_line(a: Trial, b: Trial, target: float, kind: str) -> float | None:
+    """Where the line through two trials meets the target, in steps; None when it is level or falls."""
+    value_a, value_b, goal = (_scale(v, kind) for v in (a.value, b.value, target))
+    slope = (value_b - value_a) / (b.step - a.step)
+    if not math.isfinite(slope) or slope <= 0.0:
+        return None
+    return min(max(b.step + (goal - value_b) / slope, -1e6), 1e6)
 
 
 def _scale(value: float, kind: str) -> float:
+    """Each metric on a scale where it is near-linear in quality."""
     if kind == "bpp":
         return math.log(max(value, 1e-9))
     return -math.log(max(1.0 - value, 1e-9)) if kind == "ms_ssim" else value
