@@ -107,14 +107,25 @@ def _metadata(image: Image.Image, format: str) -> dict[str, Any]:
     if format == "jpeg":
         exif = exif if exif and len(exif) <= _JPEG_SEGMENT_BYTES else None
         xmp = xmp if xmp and len(xmp) + _XMP_MARKER_BYTES <= _JPEG_SEGMENT_BYTES else None
-    found: dict[str, Any] = {"exif": exif, "icc_profile": icc}
+    if format == "tiff":
+        exif, xmp = _tiff_tags(exif, xmp), None
+    found = {"exif": exif, "icc_profile": icc, "xmp": xmp}
     if format == "png":
-        found["pnginfo"] = _png_text(xmp)
-    elif format == "tiff":
-        found["tiffinfo"] = {700: xmp} if xmp else None
-    else:
-        found["xmp"] = xmp
+        found = {"exif": exif, "icc_profile": icc, "pnginfo": _png_text(xmp)}
     return {name: value for name, value in found.items() if value}
+
+
+def _tiff_tags(exif: bytes | None, xmp: bytes | None) -> Image.Exif | None:
+    """Both as tags of the file's own directory, which is where a TIFF keeps them; broken EXIF is left out."""
+    tags = Image.Exif()
+    try:
+        tags.load(exif or b"")
+        dict(tags)  # tags are parsed when they are read
+    except Exception:  # SyntaxError, struct.error and more, as elsewhere in Pillow
+        tags = Image.Exif()
+    if xmp:
+        tags[700] = xmp
+    return tags if len(tags) else None
 
 
 def _png_text(xmp: bytes | None) -> PngImagePlugin.PngInfo | None:
