@@ -71,13 +71,13 @@ def rate_of(settings: Mapping[str, Any]) -> Rate:
 def decoder_for(codec: str, model_id: str | None = None, weights: Callable[[str], bytes] | None = None) -> Codec:
     """A codec that decodes the payloads of rows with these `codec` and `model_id` columns.
 
-    `weights(model_id)` gives the weights file, e.g. `archive.weights`; without it the packaged model must be the
-    right one. Building a learned decoder loads a network: keep it for all rows of one model.
+    `weights(model_id)` gives the weights file, e.g. `archive.weights`; without it the model must be a packaged
+    one. Building a learned decoder loads a network: keep it for all rows of one model.
     """
     cls = _class_of(codec)
     if model_id is None or not hasattr(cls, "from_weights"):
         return build(codec)
-    decoder: Codec = build(codec) if weights is None else cls.from_weights(weights(model_id))
+    decoder: Codec = build(codec, model=model_id) if weights is None else cls.from_weights(weights(model_id))
     if decoder.model_id != model_id:
         raise ConfigError(
             f"codec {codec}: the payload needs model {model_id}, found {decoder.model_id}; "
