@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import constriction
 import numpy as np
-from constriction.stream.stack import AnsCoder
 
 from pipeline.entropy.tables import FrequencyTables
 from pipeline.errors import BitstreamError
@@ -47,7 +47,7 @@ class SymbolEncoder:
         self._escaped: list[int] = []
 
     def encode(self, symbols: np.ndarray, indexes: np.ndarray, skip_below: int = 0) -> bytes:
-        """Words of `symbols` (n,) integers under tables `indexes` (n,) uint8; indexes below `skip_below` cost nothing."""
+        """Words of `symbols` (n,) integers under tables `indexes` (n,) uint8; those below `skip_below` cost nothing."""
         calls = []
         for table, positions in _groups(indexes, skip_below):
             reach = int(self._tables.reaches[table])
@@ -57,7 +57,7 @@ class SymbolEncoder:
                 self._escaped.extend(int(v) for v in values[beyond])
                 values = np.where(beyond, reach + 1, values)
             calls.append((table, np.ascontiguousarray(values + reach, dtype=np.int32)))
-        coder = AnsCoder()
+        coder = constriction.stream.stack.AnsCoder()
         for table, values in reversed(calls):
             coder.encode_reverse(values, self._tables.models[table])
         return coder.get_compressed().astype("<u4").tobytes()
@@ -81,7 +81,7 @@ class SymbolDecoder:
     def decode(self, words: Words, indexes: np.ndarray, skip_below: int = 0) -> np.ndarray:
         """The symbols (n,) int16 coded under `indexes` (n,) uint8; zeros where skipped."""
         try:
-            coder = AnsCoder(words.array)
+            coder = constriction.stream.stack.AnsCoder(words.array)
         except ValueError as error:
             raise BitstreamError(f"symbol stream: {error}; the payload is damaged") from error
         symbols = np.zeros(indexes.shape, dtype=np.int16)

@@ -11,9 +11,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
+import constriction
 import numpy as np
-from constriction.stream.model import Categorical
 
 from pipeline.errors import BitstreamError
 
@@ -52,13 +53,16 @@ class FrequencyTables:
         return np.split(self.frequencies.astype(np.int64), ends[:-1])
 
     @cached_property
-    def models(self) -> list[Categorical]:
+    def models(self) -> list[Any]:
         """One constriction model per table.
 
         constriction gives entry j of n the frequency floor(cumulative share of 2^24 - n) + 1. Handed
         `frequency - 1`, which sums to exactly 2^24 - n, its scale factor is 1.0 and every step is exact.
         """
-        return [Categorical((table - 1).astype(np.float64), perfect=False) for table in self._split]
+        return [
+            constriction.stream.model.Categorical((table - 1).astype(np.float64), perfect=False)
+            for table in self._split
+        ]
 
     def bits(self, index: int) -> np.ndarray:
         """Cost in bits of each entry of a table, escape last: (2 * reach + 2,) float64."""

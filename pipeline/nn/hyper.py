@@ -6,7 +6,6 @@ arithmetic after export, so nothing but 1x1 and 3x3 convolutions, ReLU and pixel
 
 from __future__ import annotations
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 

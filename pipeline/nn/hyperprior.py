@@ -94,7 +94,7 @@ class MeanScaleHyperprior(nn.Module):
         self.g_a.klt.bias.copy_(-basis[:m] @ (mean - 0.5))  # type: ignore[union-attr]
         self.g_s.klt.weight.copy_(basis[:m].T[:, :, None, None])
         self.g_s.klt.bias.copy_(mean - 0.5)  # type: ignore[union-attr]
-        self.g_s.y_std.copy_(std[:m].view(1, -1, 1, 1))  # type: ignore[union-attr,operator]
+        self.g_s.y_std.copy_(std[:m].view(1, -1, 1, 1))
         self.log2_base.table.add_(torch.log2(std[:m]))
 
     def forward(self, x: Tensor, quality: Tensor) -> Likelihoods:

@@ -58,20 +58,20 @@ class _LowerBound(torch.autograd.Function):
     """max(x, bound) whose gradient still flows when it would push x back up (Balle et al., ICLR 2018)."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, bound: float) -> Tensor:  # type: ignore[no-untyped-def,override]
+    def forward(ctx, x: Tensor, bound: float) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.save_for_backward(x)
         ctx.bound = bound
         return x.clamp_min(bound)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def,override]
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
         (x,) = ctx.saved_tensors
         return grad * ((x >= ctx.bound) | (grad < 0)), None
 
 
 def lower_bound(x: Tensor, bound: float) -> Tensor:
     """Element-wise max(x, bound), trainable from below."""
-    return _LowerBound.apply(x, bound)  # type: ignore[no-any-return]
+    return _LowerBound.apply(x, bound)
 
 
 def ste_round(x: Tensor) -> Tensor:

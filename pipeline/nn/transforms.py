@@ -33,7 +33,7 @@ class AnalysisTransform(nn.Module):
         x = x - 0.5
         h = self.stem(F.pixel_unshuffle(x, 8)) * torch.exp(self.modulation(quality))
         h = self.down(F.pixel_unshuffle(self.blocks(h), 2))
-        return self.klt(F.pixel_unshuffle(x, 16)).float() + h.float()
+        return shortcut(self.klt, F.pixel_unshuffle(x, 16), self.training) + h.float()
 
 
 class SynthesisTransform(nn.Module):
@@ -45,6 +45,7 @@ class SynthesisTransform(nn.Module):
     def __init__(self, latent: int, width: int, blocks: int, anchors: int) -> None:
         super().__init__()
         self.klt = nn.Conv2d(latent, 768, 1)
+        self.y_std: Tensor
         self.register_buffer("y_std", torch.ones(1, latent, 1, 1))
         self.up = nn.Conv2d(latent, 4 * width, 1)
         self.modulation = QualityTable(torch.zeros(anchors, width))
@@ -56,4 +57,10 @@ class SynthesisTransform(nn.Module):
     def forward(self, y_hat: Tensor, quality: Tensor) -> Tensor:
         h = F.pixel_shuffle(self.up(torch.asinh(y_hat / self.y_std)), 2) * torch.exp(self.modulation(quality))
         h = F.pixel_shuffle(self.head(self.blocks(h)), 8)
-        return F.pixel_shuffle(self.klt(y_hat), 16).float() + h.float() + 0.5
+        return F.pixel_shuffle(shortcut(self.klt, y_hat, self.training), 16) + h.float() + 0.5
+
+
+def shortcut(klt: nn.Conv2d, x: Tensor, training: bool) -> Tensor:
+    """The KLT, in fp32 outside training: bf16 carries 8 bits, and a latent at high quality needs more."""
+    with torch.autocast(x.device.type, enabled=training):
+        return klt(x).float()

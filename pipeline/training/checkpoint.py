@@ -48,7 +48,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
 def load(path: Path, device: torch.device) -> dict[str, Any]:
     """A checkpoint written by `save`; raises TrainingError if it is not one."""
     try:
-        return torch.load(path, map_location=device, weights_only=True)  # type: ignore[no-any-return]
+        return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
         raise TrainingError(
             f"{path}: not a checkpoint of this trainer ({error}); remove it to start over, or give another --out"

@@ -74,7 +74,7 @@ class Crops:
         missing = (size_px - crop.shape[0], size_px - crop.shape[1])
         if max(missing) > 0:
             crop = np.pad(crop, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="symmetric")
-        crop = np.rot90(crop, self.rng.integers(0, 4))
+        crop = np.rot90(crop, int(self.rng.integers(0, 4)))
         return crop[:, ::-1] if self.rng.integers(0, 2) else crop
 
     def batch(self, count: int, size_px: int) -> Tensor:

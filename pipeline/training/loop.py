@@ -112,7 +112,14 @@ class Trainer:
             record = self._train_step()
             self.elapsed_s += time.perf_counter() - started
             if self.step % 50 == 0:
-                log({"step": self.step, "progress": round(self.progress, 4), "elapsed_s": round(self.elapsed_s, 1), **record})
+                log(
+                    {
+                        "step": self.step,
+                        "progress": round(self.progress, 4),
+                        "elapsed_s": round(self.elapsed_s, 1),
+                        **record,
+                    }
+                )
             if self.step % self.spec.save_every_steps == 0:
                 self.save()
             if self.step % self.spec.validate_every_steps == 0 or self.progress >= 1:
@@ -133,7 +140,7 @@ class Trainer:
         with torch.autocast(self.device.type, torch.bfloat16):
             loss, bpp, mse = rd_loss(self.model, x, quality)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), spec.clip_norm))
         self.step += 1
         # One wild batch can undo an hour: steps far outside the running norm, or not finite, are not taken.
@@ -186,15 +193,11 @@ class Trainer:
 
     def save(self) -> None:
         """Write the full training state to `out`/checkpoint.pt."""
-        checkpoint.save(
-            self.out / "checkpoint.pt",
-            {
-                "spec": json.dumps(asdict(self.spec)),
-                "model": self.model.state_dict(), "ema": self.ema.weights, "optimizer": self.optimizer.state_dict(),
-                "step": self.step, "elapsed_s": self.elapsed_s, "skipped": self.skipped, "norm_mean": self.norm_mean,
-                "lr_scale": self.lr_scale, "rng": checkpoint.rng_state(self.crops.rng), "torch_rng": torch.get_rng_state(),
-            },
-        )  # fmt: skip
+        state = {name: getattr(self, name) for name in ("step", "elapsed_s", "skipped", "norm_mean", "lr_scale")}
+        state |= {"spec": json.dumps(asdict(self.spec)), "rng": checkpoint.rng_state(self.crops.rng)}
+        state |= {"torch_rng": torch.get_rng_state(), "optimizer": self.optimizer.state_dict()}
+        state |= {"model": self.model.state_dict(), "ema": self.ema.weights}
+        checkpoint.save(self.out / "checkpoint.pt", state)
 
     def _restore(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])

@@ -91,9 +91,7 @@ def entropy_encode(model: FrozenModel, symbols: Symbols) -> bytes:
         y_words.append(container.varint(len(words) // 4) + words)
     sections = {container.Z: z_words, container.ESCAPES: encoder.escapes(), container.Y: b"".join(y_words)}
     return container.pack(
-        Container(
-            symbols.model_id, symbols.width_px, symbols.height_px, symbols.quality_centi, symbols.gray, sections
-        )
+        Container(symbols.model_id, symbols.width_px, symbols.height_px, symbols.quality_centi, symbols.gray, sections)
     )
 
 

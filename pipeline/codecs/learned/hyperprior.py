@@ -1,0 +1,121 @@
+"""`cnn`: the flagship codec, a mean-scale hyperprior with one model for every rate.
+
+Constructing one costs nothing but reading the integer half of its weights; torch is imported when the first
+picture is analysed or synthesised, so tasks that only code integers never pay for it.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pipeline.codecs.base import Analysis, Encoded, Symbols, validate_rate
+from pipeline.codecs.learned import search, symbols, weights
+from pipeline.codecs.lossy import DEFAULT_RATE, rate_spec
+from pipeline.errors import CodecError, ConfigError
+from pipeline.metrics.distortion import measure
+from pipeline.records import Picture, Rate
+
+if TYPE_CHECKING:
+    from pipeline.codecs.learned.networks import Networks
+
+
+class Hyperprior:
+    """The learned codec at one rate.
+
+    Args:
+        rate: a quality in [0, 100] or a target, reached by search over quality for each picture.
+        model: id of a packaged model; None is the default one.
+        device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:1".
+
+    Raises:
+        ConfigError: no such model or device.
+    """
+
+    name = "cnn"
+    lossless = False
+
+    def __init__(self, rate: Rate = DEFAULT_RATE, model: str | None = None, device: str = "auto") -> None:
+        self.rate = validate_rate(rate)
+        self.device = device
+        self.frozen = weights.packaged_model(model or weights.default_model_id())
+
+    @classmethod
+    def from_weights(cls, data: bytes, rate: Rate = DEFAULT_RATE, device: str = "auto") -> Hyperprior:
+        """The codec with the model in the bytes of a weights file, such as an archive carries."""
+        codec = cls.__new__(cls)
+        codec.rate, codec.device, codec.frozen = validate_rate(rate), device, weights.parse(data)
+        return codec
+
+    def at(self, rate: Rate) -> Hyperprior:
+        """The same codec, networks shared, at another rate."""
+        other = copy.copy(self)
+        other.__dict__["networks"], other.rate = self.networks, validate_rate(rate)
+        return other
+
+    @property
+    def model_id(self) -> str:
+        return self.frozen.model_id
+
+    def weights_bytes(self) -> tuple[str, bytes]:
+        """(SHA-256, bytes) of the weights file, for the archive to carry."""
+        return self.frozen.sha256, weights.packaged_bytes(self.model_id)
+
+    def spec(self) -> dict[str, Any]:
+        return {"name": self.name, "rate": rate_spec(self.rate), "model": self.model_id}
+
+    @cached_property
+    def networks(self) -> Networks:
+        """The networks on their device; built once, with torch."""
+        from pipeline.codecs.learned import networks
+
+        try:
+            return networks.Networks(self.frozen, self.device)
+        except (RuntimeError, AssertionError) as error:
+            found = str(error).splitlines()[0]
+            raise ConfigError(
+                f"device {self.device!r}: {found}; use auto, cpu, or a CUDA device that exists"
+            ) from error
+
+    def analyse(self, pictures: Sequence[Picture]) -> list[Analysis]:
+        """Symbols and distortion of each picture; raises CodecError for a picture that 8-bit RGB cannot hold."""
+        return [self._analyse(picture) for picture in pictures]
+
+    def _analyse(self, picture: Picture) -> Analysis:
+        if picture.obstacle is not None:
+            raise CodecError(f"the source has {picture.obstacle}")
+        if self.rate.quality is not None:
+            quality_centi = round(self.rate.quality * 100)
+            found, x_hat = self.networks.analyse(picture.rgb, quality_centi, picture.gray)
+        else:
+            found, x_hat = search.reach(
+                self.rate,
+                picture.rgb,
+                lambda centi: self.networks.analyse(picture.rgb, centi, picture.gray),
+                lambda symbols: len(self.entropy_encode(symbols)),
+            )
+        return Analysis(found, measure(picture.rgb, x_hat))
+
+    def entropy_encode(self, symbols_: Symbols) -> bytes:
+        return symbols.entropy_encode(self.frozen, symbols_)
+
+    def entropy_decode(self, payload: bytes) -> Symbols:
+        return symbols.entropy_decode(self.frozen, payload)
+
+    def synthesise(self, symbols: Sequence[Symbols]) -> list[np.ndarray]:
+        """(H, W, 3) uint8 of each."""
+        return [self.networks.synthesise(one) for one in symbols]
+
+    def encode(self, picture: Picture, source: bytes = b"") -> Encoded:
+        (analysis,) = self.analyse([picture])
+        return Encoded(self.entropy_encode(analysis.symbols), analysis.symbols.quality_centi / 100)
+
+    def decode(self, payload: bytes) -> np.ndarray:
+        return self.networks.synthesise(self.entropy_decode(payload))
+
+    def restore_source(self, payload: bytes) -> bytes | None:
+        return None

@@ -1,0 +1,122 @@
+"""One picture in, one payload out: the public API for a single image, metadata and alpha in the payload.
+
+In an archive, metadata and alpha have columns of their own; a payload that lives alone (`.spx`) carries them in
+sections of its container.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from pipeline.bitstream import container
+from pipeline.errors import BitstreamError, CodecError, ConfigError
+from pipeline.records import Picture, Rate
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from pipeline.codecs.learned.hyperprior import Hyperprior
+
+
+def encode(
+    image: Image.Image,
+    quality: float | None = None,
+    *,
+    target: Mapping[str, float] | None = None,
+    model: str | None = None,
+    device: str = "auto",
+) -> bytes:
+    """The payload of a picture, at `quality` in [0, 100] (60 if nothing is asked) or at a target.
+
+    Args:
+        image: mode 1, L, LA, P, PA, RGB or RGBA; EXIF orientation is applied, ICC, EXIF and XMP are kept.
+        target: one of {"psnr_db": 34}, {"ms_ssim": 0.97}, {"bpp": 0.5}.
+
+    Raises:
+        ConfigError: quality and target both given, or out of range.
+        CodecError: a picture that 8 bits a channel cannot hold, or a target out of reach.
+    """
+    from pipeline.codecs.registry import rate_of
+
+    if quality is not None and target is not None:
+        raise ConfigError(f"encode: found quality {quality} and target {dict(target)}; give one of them")
+    rate = rate_of(target) if target is not None else rate_of({"quality": 60.0 if quality is None else quality})
+    picture = picture_of(image)
+    codec = _codec(model, device, rate)
+    return with_sections(codec.encode(picture).payload, picture)
+
+
+def decode(payload: bytes, *, device: str = "auto") -> Image.Image:
+    """The picture of a payload, mode L, LA, RGB or RGBA, with its metadata in `info`.
+
+    Raises:
+        BitstreamError: not a shardpress payload, damaged, or of a model that this installation does not have.
+    """
+    from pipeline.codecs.learned import weights
+    from pipeline.imaging import export
+    from pipeline.imaging.decode import decode as decode_file
+
+    box = container.unpack(payload)
+    if box.model_id not in weights.packaged():
+        raise BitstreamError(
+            f"payload: it needs model {box.model_id}, and this installation has {', '.join(weights.packaged())}; "
+            "install the release that made it, or restore it from its archive, which carries the weights"
+        )
+    codec = _codec(box.model_id, device, Rate(quality=60.0))
+    alpha = box.sections.get(container.ALPHA)
+    return export.to_pil(
+        codec.decode(payload),
+        gray=box.gray,
+        alpha=decode_file(alpha).rgb[:, :, 0] if alpha else None,
+        exif=box.sections.get(container.EXIF),
+        icc=box.sections.get(container.ICC),
+        xmp=box.sections.get(container.XMP),
+    )
+
+
+def picture_of(image: Image.Image) -> Picture:
+    """The picture in a PIL image, by way of a PNG in memory, so that one decoder has all the rules."""
+    from pipeline.imaging import export
+    from pipeline.imaging.decode import decode as decode_file
+
+    if image.mode not in ("1", "L", "LA", "P", "PA", "RGB", "RGBA"):
+        raise CodecError(
+            f"encode: found a picture of mode {image.mode}; expected 8 bits; call image.convert('RGB') first"
+        )
+    return decode_file(export.save(image, "png"))
+
+
+def with_sections(payload: bytes, picture: Picture) -> bytes:
+    """`payload` with the metadata and alpha of `picture` in sections of its container."""
+    from PIL import Image
+
+    box = container.unpack(payload)
+    alpha = io.BytesIO()
+    if picture.alpha is not None:
+        Image.fromarray(picture.alpha).save(alpha, "PNG", optimize=True)
+    extra = {
+        container.EXIF: picture.exif or b"",
+        container.ICC: picture.icc or b"",
+        container.XMP: picture.xmp or b"",
+        container.ALPHA: alpha.getvalue(),
+    }
+    return container.pack(
+        container.Container(
+            box.model_id, box.width_px, box.height_px, box.quality_centi, box.gray, {**box.sections, **extra}
+        )
+    )
+
+
+@lru_cache(maxsize=4)
+def _networks_of(model: str | None, device: str) -> Hyperprior:
+    from pipeline.codecs.learned.hyperprior import Hyperprior
+
+    return Hyperprior(Rate(quality=60.0), model, device)
+
+
+def _codec(model: str | None, device: str, rate: Rate) -> Hyperprior:
+    """A codec at `rate` that shares its networks with others of the same model and device."""
+    return _networks_of(model, device).at(rate)
