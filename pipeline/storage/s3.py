@@ -30,6 +30,7 @@ _TRANSIENT_TYPES = {  # by name: naming the classes would import botocore and ai
     "HTTPClientError", "IncompleteRead", "FSTimeoutError", "ResponseParserError", "ClientPayloadError", "ClientOSError",
     "ServerDisconnectedError", "TimeoutError", "ConnectionError", "IncompleteReadError", "ContentLengthError",
 }  # fmt: skip
+_TOKEN = "create-token"
 _EXISTS_CODES = {"PreconditionFailed", "412"}
 _WAYS_OUT = {
     "NoSuchBucket": "the bucket does not exist; create it or check its name",
@@ -125,18 +126,18 @@ class S3Store:
             query["ContinuationToken"] = page["NextContinuationToken"]
 
     def _put_new(self, uri: str, data: bytes) -> bool:
-        path, tries = "/".join(_split(uri)), 0
+        bucket, key = _split(uri)
+        token = uuid.uuid4().hex
 
         def action(fs: Any) -> bool:
-            nonlocal tries
-            tries += 1
+            mark = {"IfNoneMatch": "*", "Metadata": {_TOKEN: token}}
             try:
-                fs.pipe_file(path, data, mode="create")
+                fs.call_s3("put_object", Bucket=bucket, Key=key, Body=data, **mark)
             except Exception as error:
                 if not (isinstance(error, FileExistsError) or _code(error) in _EXISTS_CODES):
                     raise
-                # After a lost answer the object in our way may be our own.
-                return tries > 1 and fs.cat_file(path, max_concurrency=1) == data
+                # After a lost answer, which aiohttp too repeats on its own, the object in our way may be ours.
+                return bool(fs.call_s3("head_object", Bucket=bucket, Key=key)["Metadata"].get(_TOKEN) == token)
             return True
 
         return self._call(action, uri)

@@ -10,8 +10,17 @@ from typing import Any
 import numpy as np
 
 from pipeline.archive import Archive, CommitSummary, Unit
-from pipeline.records import ENCODED, KEPT_ORIGINAL, REJECTED, Distortion, Outcome, Picture
-from pipeline.records import SourceImage, SourceItem, image_id_of
+from pipeline.records import (
+    ENCODED,
+    KEPT_ORIGINAL,
+    REJECTED,
+    Distortion,
+    Outcome,
+    Picture,
+    SourceImage,
+    SourceItem,
+    image_id_of,
+)
 from pipeline.storage.base import Entry
 
 SPEC = {"name": "jpeg", "quality": 60}
@@ -30,7 +39,9 @@ def outcome(image: SourceImage, status: str = ENCODED, payload: bytes | None = N
     """A plausible row; the payload is half of the source, or all of it when the original is kept."""
     data = image.data or b""
     picture = Picture(np.zeros((6, 8, 3), np.uint8), source_format="JPEG", exif=b"Exif", icc=b"profile", xmp=None)
-    made = Outcome(image, status, picture=picture, codec="jpeg", quality=60.0, payload=payload or data[: len(data) // 2])
+    made = Outcome(
+        image, status, picture=picture, codec="jpeg", quality=60.0, payload=payload or data[: len(data) // 2]
+    )
     made = replace(made, distortion=Distortion(4.0, 42.1, 0.98, 0.99), encode_ms=3.5)
     if status == KEPT_ORIGINAL:
         made = replace(made, codec="original", payload=data, reason="not smaller", quality=None)
