@@ -27,7 +27,7 @@ def pchip_slopes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     h, d = np.diff(x), np.diff(y) / np.diff(x)
     slopes = np.empty_like(y)
     w1, w2 = 2 * h[1:] + h[:-1], h[1:] + 2 * h[:-1]
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         harmonic = (w1 + w2) / (w1 / d[:-1] + w2 / d[1:])
     slopes[1:-1] = np.where(d[:-1] * d[1:] > 0, harmonic, 0.0)
     slopes[0] = _pchip_end(h[0], h[1], d[0], d[1])
