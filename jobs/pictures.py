@@ -1,0 +1,66 @@
+"""What `restore` and `verify` share: decoders for stored rows, and names for restored files."""
+
+from __future__ import annotations
+
+import functools
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Iterable
+
+from pipeline.archive import Archive
+from pipeline.codecs import registry
+from pipeline.codecs.base import Codec
+
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\:*?\"<>|]")
+_NAME_BYTES = 200  # of the 255 most file systems allow; the id and a suffix must fit beside it
+
+
+class Decoders:
+    """Codecs by the columns of a row; a learned one is loaded once, with the weights that rest in the archive."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._archive = archive
+
+    @functools.cache  # noqa: B019  one instance per job
+    def of(self, codec: str, model_id: str | None) -> Codec:
+        return registry.decoder_for(codec, model_id, self._archive.weights)
+
+
+class Names:
+    """Unique names below a folder, derived from where the pictures came from.
+
+    The folders that all sources share are left out; members of a shard come into a folder named after it. Sources
+    whose names differ in their suffix or in case alone carry the start of their image_id.
+    """
+
+    def __init__(self, source_uris: Iterable[str]) -> None:
+        paths = [_segments(uri) for uri in source_uris]
+        self._shared = len(posixpath.commonprefix([path[:-1] for path in paths])) if paths else 0
+        self._stems = Counter(_stem_of(path) for path in paths)
+
+    def of(self, source_uri: str, image_id: str, suffix: str | None, own_suffix: str = "") -> str:
+        """`suffix` replaces that of the source; None keeps it, or adds `own_suffix` where it has none."""
+        path = _segments(source_uri)
+        *folders, name = path[self._shared :]
+        stem, own = posixpath.splitext(name)
+        mark = f"-{image_id[:8]}" if self._stems[_stem_of(path)] > 1 else ""
+        return posixpath.join(*folders, _shortened(stem) + mark + ((own or own_suffix) if suffix is None else suffix))
+
+
+def _stem_of(path: list[str]) -> str:
+    return posixpath.join(*path[:-1], _shortened(posixpath.splitext(path[-1])[0])).lower()
+
+
+def _segments(uri: str) -> list[str]:
+    """Path segments of a URI that cannot leave the folder they are put in."""
+    file, mark, member = uri.rpartition("://")[2].partition("#")
+    path = file
+    if mark:
+        path = f"{posixpath.splitext(file)[0]}/{member}"
+    parts = (_FORBIDDEN.sub("_", part).strip() for part in path.split("/"))
+    return [part.lstrip(".") or "_" for part in parts if part and part != "."] or ["_"]
+
+
+def _shortened(stem: str) -> str:
+    return stem.encode("utf-8", "replace")[:_NAME_BYTES].decode("utf-8", "ignore")
