@@ -55,7 +55,9 @@ def unpack(payload: bytes) -> Container:
     if len(payload) < _FIXED + 6:
         raise BitstreamError(f"payload: found {len(payload)} bytes; expected at least {_FIXED + 6}; it is truncated")
     if payload[4] != VERSION:
-        raise BitstreamError(f"payload: container version {payload[4]}; this release reads version {VERSION}; upgrade it")
+        raise BitstreamError(
+            f"payload: container version {payload[4]}; this release reads version {VERSION}; upgrade it"
+        )
     found, expected = zlib.crc32(payload[:-4]), int.from_bytes(payload[-4:], "little")
     if found != expected:
         raise BitstreamError(
@@ -70,7 +72,9 @@ def _parse(payload: bytes) -> Container:
     width, at = read_varint(payload, _FIXED)
     height, at = read_varint(payload, at)
     if flags > 1 or quality > 10_000 or not width or not height:
-        raise BitstreamError(f"payload: flags {flags:#x}, quality {quality}, size {width}x{height} is not a valid header")
+        raise BitstreamError(
+            f"payload: flags {flags:#x}, quality {quality}, size {width}x{height} is not a valid header"
+        )
     sections, last, end = {}, 0, len(payload) - 4
     while at < end:
         tag = payload[at]

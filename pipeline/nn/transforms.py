@@ -62,5 +62,5 @@ class SynthesisTransform(nn.Module):
 
 def shortcut(klt: nn.Conv2d, x: Tensor, training: bool) -> Tensor:
     """The KLT, in fp32 outside training: bf16 carries 8 bits, and a latent at high quality needs more."""
-    with torch.autocast(x.device.type, enabled=training):
+    with torch.autocast(x.device.type, enabled=training and torch.is_autocast_enabled(x.device.type)):
         return klt(x).float()

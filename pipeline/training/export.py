@@ -26,7 +26,6 @@ from pipeline.nn.freeze import freeze
 from pipeline.nn.hyperprior import HyperpriorSpec, MeanScaleHyperprior
 
 SKIP_BELOW = 2
-DEAD_ZONE = 0.0
 # Weight of the Gaussian against the histogram, in symbols: enough to smooth tails, too little to matter elsewhere.
 PRIOR_SYMBOLS = 300.0
 MEAN_TOLERANCE, SCALE_TOLERANCE = 0.02, 0.02
@@ -50,7 +49,7 @@ def export(
     model.load_state_dict(state)
     arrays = freeze(model)
     gaussian = freeze_tables([gaussian_pmf(s, reach_of(s)) for s in _sigmas()])
-    meta = {"spec": spec.to_json(), "skip_below": 0, "dead_zone": DEAD_ZONE, "card": card}
+    meta = {"spec": spec.to_json(), "skip_below": 0, "card": card}
     first = weights.parse(weights.serialise(arrays | _table_arrays(gaussian), meta))
     _require_agreement(model, first)
     fitted = freeze_tables(_fit(_histograms(first, photos)))
@@ -71,7 +70,7 @@ def _histograms(model: FrozenModel, photos: Sequence[np.ndarray]) -> list[np.nda
     networks = Networks(replace(model, skip_below=0), "cpu")
     for k, photo in enumerate(photos):
         centi = int((k * 0.6180339887 % 1) * integer.QUALITY_UNITS)
-        found, _ = networks.analyse(photo, centi, gray=False)
+        found, _ = networks.analyse(photo, centi, gray=False, effort=1)
         grid = Grid.of(*photo.shape[:2])
         _count(counts, found.z.ravel(), z_indexes(model, centi, grid))
         for band in grid.bands():

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.errors import TrainingError
 from pipeline.nn.hyperprior import HyperpriorSpec, MeanScaleHyperprior
 from pipeline.nn.klt import klt
 from pipeline.training import checkpoint
@@ -47,6 +48,7 @@ class TrainSpec:
     save_every_steps: int = 500
     validate_every_steps: int = 1000
     holdout: int = 16
+    klt_patches: int = 30_000
     model: HyperpriorSpec = field(default_factory=HyperpriorSpec)
 
 
@@ -84,7 +86,7 @@ class Trainer:
         self.crops = Crops([p for p in photos if id(p) not in held_ids] or photos, spec.seed)
         torch.manual_seed(spec.seed)
         self.model = MeanScaleHyperprior(spec.model)
-        mean, basis, std = (torch.from_numpy(a).float() for a in klt(self.crops.patches(30_000)))
+        mean, basis, std = (torch.from_numpy(a).float() for a in klt(self.crops.patches(spec.klt_patches)))
         self.model.start_from_klt(mean, basis, std)
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = torch.optim.AdamW(param_groups(self.model), lr=spec.lr, weight_decay=0.0, betas=(0.9, 0.995))
@@ -109,7 +111,7 @@ class Trainer:
         """Train until the schedule ends, saving and validating on the way."""
         while self.progress < 1:
             started = time.perf_counter()
-            record = self._train_step()
+            record = self.train_step()
             self.elapsed_s += time.perf_counter() - started
             if self.step % 50 == 0:
                 log(
@@ -126,7 +128,8 @@ class Trainer:
                 log({"step": self.step, "validation": self.validate()})
         self.save()
 
-    def _train_step(self) -> dict[str, float]:
+    def train_step(self) -> dict[str, float]:
+        """One batch: forward, backward, and an optimizer step unless the gradient is off."""
         spec = self.spec
         large = self.progress >= spec.large_from
         size = spec.large_crop_px if large else spec.crop_px
@@ -200,6 +203,12 @@ class Trainer:
         checkpoint.save(self.out / "checkpoint.pt", state)
 
     def _restore(self, state: dict[str, Any]) -> None:
+        found = json.loads(state["spec"])["model"]
+        if found != asdict(self.spec.model):
+            raise TrainingError(
+                f"{self.out}/checkpoint.pt: it holds another model ({found}) than the config asks for "
+                f"({asdict(self.spec.model)}); give another --out, or the config it was started with"
+            )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.ema.weights = state["ema"]

@@ -16,9 +16,11 @@ import numpy as np
 from pipeline.codecs.base import Analysis, Encoded, Symbols, validate_rate
 from pipeline.codecs.learned import search, symbols, weights
 from pipeline.codecs.lossy import DEFAULT_RATE, rate_spec
-from pipeline.errors import CodecError, ConfigError
+from pipeline.errors import BitstreamError, CodecError, ConfigError
 from pipeline.metrics.distortion import measure
 from pipeline.records import Picture, Rate
+
+EFFORTS = range(2)
 
 if TYPE_CHECKING:
     from pipeline.codecs.learned.networks import Networks
@@ -31,6 +33,8 @@ class Hyperprior:
         rate: a quality in [0, 100] or a target, reached by search over quality for each picture.
         model: id of a packaged model; None is the default one.
         device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:1".
+        effort: what the encoder spends, invisible to the decoder. 0 rounds latents to the nearest integer, 1
+            weighs the bits of each symbol against its error.
 
     Raises:
         ConfigError: no such model or device.
@@ -39,16 +43,19 @@ class Hyperprior:
     name = "cnn"
     lossless = False
 
-    def __init__(self, rate: Rate = DEFAULT_RATE, model: str | None = None, device: str = "auto") -> None:
+    def __init__(
+        self, rate: Rate = DEFAULT_RATE, model: str | None = None, device: str = "auto", effort: int = 1
+    ) -> None:
         self.rate = validate_rate(rate)
-        self.device = device
+        self.device, self.effort = device, _checked_effort(effort)
         self.frozen = weights.packaged_model(model or weights.default_model_id())
 
     @classmethod
-    def from_weights(cls, data: bytes, rate: Rate = DEFAULT_RATE, device: str = "auto") -> Hyperprior:
+    def from_weights(cls, data: bytes, rate: Rate = DEFAULT_RATE, device: str = "auto", effort: int = 1) -> Hyperprior:
         """The codec with the model in the bytes of a weights file, such as an archive carries."""
         codec = cls.__new__(cls)
         codec.rate, codec.device, codec.frozen = validate_rate(rate), device, weights.parse(data)
+        codec.effort = _checked_effort(effort)
         return codec
 
     def at(self, rate: Rate) -> Hyperprior:
@@ -56,6 +63,12 @@ class Hyperprior:
         other = copy.copy(self)
         other.__dict__["networks"], other.rate = self.networks, validate_rate(rate)
         return other
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Hyperprior) and other.spec() == self.spec()
+
+    def __hash__(self) -> int:
+        return hash((self.model_id, self.rate, self.effort))
 
     @property
     def model_id(self) -> str:
@@ -66,7 +79,7 @@ class Hyperprior:
         return self.frozen.sha256, weights.packaged_bytes(self.model_id)
 
     def spec(self) -> dict[str, Any]:
-        return {"name": self.name, "rate": rate_spec(self.rate), "model": self.model_id}
+        return {"name": self.name, "rate": rate_spec(self.rate), "model": self.model_id, "effort": self.effort}
 
     @cached_property
     def networks(self) -> Networks:
@@ -90,12 +103,12 @@ class Hyperprior:
             raise CodecError(f"the source has {picture.obstacle}")
         if self.rate.quality is not None:
             quality_centi = round(self.rate.quality * 100)
-            found, x_hat = self.networks.analyse(picture.rgb, quality_centi, picture.gray)
+            found, x_hat = self.networks.analyse(picture.rgb, quality_centi, picture.gray, self.effort)
         else:
             found, x_hat = search.reach(
                 self.rate,
                 picture.rgb,
-                lambda centi: self.networks.analyse(picture.rgb, centi, picture.gray),
+                lambda centi: self.networks.analyse(picture.rgb, centi, picture.gray, self.effort),
                 lambda symbols: len(self.entropy_encode(symbols)),
             )
         return Analysis(found, measure(picture.rgb, x_hat))
@@ -104,7 +117,11 @@ class Hyperprior:
         return symbols.entropy_encode(self.frozen, symbols_)
 
     def entropy_decode(self, payload: bytes) -> Symbols:
-        return symbols.entropy_decode(self.frozen, payload)
+        """Raises BitstreamError for anything but a whole payload of this model."""
+        try:
+            return symbols.entropy_decode(self.frozen, payload)
+        except BitstreamError as error:
+            raise BitstreamError(f"cnn: {error}") from error
 
     def synthesise(self, symbols: Sequence[Symbols]) -> list[np.ndarray]:
         """(H, W, 3) uint8 of each."""
@@ -119,3 +136,9 @@ class Hyperprior:
 
     def restore_source(self, payload: bytes) -> bytes | None:
         return None
+
+
+def _checked_effort(effort: int) -> int:
+    if effort not in EFFORTS:
+        raise ConfigError(f"codec cnn: effort is {effort!r}; expected an integer from {EFFORTS[0]} to {EFFORTS[-1]}")
+    return effort

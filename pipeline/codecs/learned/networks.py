@@ -22,6 +22,7 @@ from pipeline.nn.hyperprior import HyperpriorSpec, pad_to
 
 TILE_PX = 1024
 HALO_PX = 64
+RDO_REACH = 32
 VALUE_LIMIT = 32767
 
 
@@ -47,23 +48,24 @@ class Networks:
         transforms = FrozenTransforms(HyperpriorSpec(**model.spec), dict(model.arrays))
         self.transforms = transforms.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.bf16 = self.device.type == "cuda" or has_fast_bf16()
+        self.bits = torch.from_numpy(_bits_of(model)).to(self.device)
         self.h_s = model.h_s.to(lambda array: torch.from_numpy(array).to(self.device))
 
     @torch.inference_mode()
-    def analyse(self, rgb: np.ndarray, quality_centi: int, gray: bool) -> tuple[Symbols, np.ndarray]:
+    def analyse(self, rgb: np.ndarray, quality_centi: int, gray: bool, effort: int = 1) -> tuple[Symbols, np.ndarray]:
         """Symbols of an (H, W, 3) uint8 picture, and the (H, W, 3) uint8 picture they decode to."""
         height_px, width_px = rgb.shape[:2]
         grid, quality = Grid.of(height_px, width_px), self._quality(quality_centi)
-        y = self._latents(rgb, quality) * self.transforms.gain(quality)
+        gain = self.transforms.gain(quality)
+        y, error_bits = self._latents(rgb, quality) * gain, self._error_bits(quality_centi, gain[0])
         z = self._round(self.transforms.h_a(torch.asinh(y))[0])
         y_hat = y[0, :, : grid.height, : grid.width]
         symbols = np.empty(y_hat.shape, dtype=np.int16)
         for rows, position, mu in self._bands(grid, quality_centi, z):
-            residual = y_hat[:, rows] - mu
-            coded = integer.index_of(position) >= self.model.skip_below
-            # Rounding towards zero a little: a smaller symbol saves more bits than the added error is worth.
-            value = residual.sign() * (residual.abs() + (0.5 - self.model.dead_zone)).floor() * coded
-            value = value.clamp(-VALUE_LIMIT, VALUE_LIMIT)
+            index = integer.index_of(position).long()
+            residual = (y_hat[:, rows] - mu).clamp(-VALUE_LIMIT, VALUE_LIMIT)
+            value = self._quantise(residual, index, error_bits) if effort else residual.round()
+            value = value * (index >= self.model.skip_below)
             symbols[:, rows] = value.cpu().numpy()
             y_hat[:, rows] = value + mu
         found = Symbols(
@@ -84,6 +86,28 @@ class Networks:
 
     def _quality(self, quality_centi: int) -> Tensor:
         return torch.tensor([quality_centi / integer.QUALITY_UNITS], dtype=torch.float32, device=self.device)
+
+    def _error_bits(self, quality_centi: int, gain: Tensor) -> Tensor:
+        """What a squared error of one quantiser step is worth in bits, (M, 1, 1): lmbda * 255^2 / (3 gain^2).
+
+        The loss is bpp + lmbda * MSE with MSE over three channels, and g_s is close to orthonormal.
+        """
+        lmbda = HyperpriorSpec(**self.model.spec).lmbda(quality_centi / integer.QUALITY_UNITS)
+        return lmbda * 255**2 / (3 * gain.square())
+
+    def _quantise(self, residual: Tensor, index: Tensor, error_bits: Tensor) -> Tensor:
+        """Rate-distortion optimised rounding: the cheapest of the nearest magnitude, the one below it, and zero."""
+        magnitude = residual.abs()
+        nearest = magnitude.round()
+        best, best_cost = nearest, self._cost(nearest, magnitude, index, error_bits)
+        for other in ((nearest - 1).clamp_min(0), torch.zeros_like(nearest)):
+            cost = self._cost(other, magnitude, index, error_bits)
+            best, best_cost = torch.where(cost < best_cost, other, best), torch.minimum(cost, best_cost)
+        return torch.where(magnitude < RDO_REACH, best, nearest) * residual.sign()
+
+    def _cost(self, value: Tensor, magnitude: Tensor, index: Tensor, error_bits: Tensor) -> Tensor:
+        bits = self.bits[index, value.clamp_max(RDO_REACH).long()]
+        return bits + error_bits * (magnitude - value).square()
 
     def _round(self, z: Tensor) -> Tensor:
         return z.double().round().clamp(-VALUE_LIMIT, VALUE_LIMIT)
@@ -127,6 +151,18 @@ class Networks:
 
         out = _tiled(out.shape[2], out.shape[3], tile, out, 1)
         return np.ascontiguousarray(out[0, :, : symbols.height_px, : symbols.width_px].permute(1, 2, 0).cpu().numpy())
+
+
+def _bits_of(model: FrozenModel) -> np.ndarray:
+    """Cost of magnitudes 0 .. RDO_REACH under each table, (tables, RDO_REACH + 1) float32; escapes as in the table."""
+    rows = []
+    for index, reach in enumerate(model.tables.reaches):
+        bits = model.tables.bits(index)
+        row = np.full(RDO_REACH + 1, bits[-1] + 8, dtype=np.float32)
+        held = bits[reach:-1][: RDO_REACH + 1]
+        row[: len(held)] = held
+        rows.append(row)
+    return np.stack(rows)
 
 
 def _tiled(height: int, width: int, tile: Callable[[int, int, int, int], Tensor], out: Tensor, unit: int) -> Tensor:

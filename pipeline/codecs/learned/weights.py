@@ -32,7 +32,6 @@ class FrozenModel:
 
     spec  the sizes of `nn.hyperprior.HyperpriorSpec`.
     skip_below  scale indexes under this one are not coded: their symbols are 0.
-    dead_zone  what the encoder takes off |residual| + 1/2 before it rounds down; the decoder need not know.
     """
 
     sha256: str
@@ -41,7 +40,6 @@ class FrozenModel:
     tables: FrequencyTables
     h_s: integer.IntegerHyperSynthesis
     skip_below: int
-    dead_zone: float
     card: dict[str, Any]
 
     @property
@@ -77,7 +75,6 @@ def parse(data: bytes) -> FrozenModel:
         tables=tables,
         h_s=integer.load_layers(arrays),
         skip_below=int(meta["skip_below"]),
-        dead_zone=float(meta["dead_zone"]),
         card=meta.get("card", {}),
     )
 

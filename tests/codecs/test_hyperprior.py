@@ -1,0 +1,210 @@
+"""The learned codec: the codec contract, and exactness whatever runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.codecs.learned import networks, weights
+from pipeline.codecs.learned.hyperprior import Hyperprior
+from pipeline.codecs.learned.symbols import Grid
+from pipeline.errors import BitstreamError, CodecError, ConfigError
+from pipeline.metrics.distortion import ms_ssim, mse, psnr_db
+from pipeline.records import Picture, Rate
+from tests.contracts.codec import LossyContract, colour_picture, photo
+
+QUALITY = Rate(quality=60.0)
+
+
+def same_symbols(left, right) -> bool:
+    return np.array_equal(left.y, right.y) and np.array_equal(left.z, right.z)
+
+
+class TestHyperprior(LossyContract):
+    codec = Hyperprior(QUALITY)
+
+
+@pytest.fixture(scope="module")
+def codec() -> Hyperprior:
+    return Hyperprior(QUALITY)
+
+
+def test_every_changed_byte_of_a_payload_is_found(codec):
+    payload = codec.encode(colour_picture(64, 64)).payload
+    for at in range(len(payload)):
+        with pytest.raises(BitstreamError):
+            codec.entropy_decode(payload[:at] + bytes([payload[at] ^ 0x40]) + payload[at + 1 :])
+
+
+def test_symbols_are_read_without_torch(codec, tmp_path):
+    payload = codec.encode(colour_picture(130, 70)).payload
+    (tmp_path / "p.spx").write_bytes(payload)
+    script = (
+        "import sys, hashlib\n"
+        "from pipeline.codecs.learned.hyperprior import Hyperprior\n"
+        "s = Hyperprior().entropy_decode(open(sys.argv[1], 'rb').read())\n"
+        "print(hashlib.sha256(s.y.tobytes() + s.z.tobytes()).hexdigest(), 'torch' in sys.modules)"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "p.spx")], capture_output=True, text=True, check=True
+    )
+    import hashlib
+
+    symbols = codec.entropy_decode(payload)
+    expected = hashlib.sha256(symbols.y.tobytes() + symbols.z.tobytes()).hexdigest()
+    assert out.stdout.split() == [expected, "False"]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("mkldnn", [True, False])
+@pytest.mark.parametrize("bf16", [True, False])
+def test_what_any_analysis_wrote_is_read_to_the_same_symbols(codec, threads, mkldnn, bf16):
+    picture = colour_picture(130, 200)
+    before, was = torch.get_num_threads(), codec.networks.bf16
+    torch.set_num_threads(threads)
+    codec.networks.bf16 = bf16
+    try:
+        with torch.backends.mkldnn.flags(enabled=mkldnn):
+            (analysis,) = codec.analyse([picture])
+    finally:
+        torch.set_num_threads(before)
+        codec.networks.bf16 = was
+    read = codec.entropy_decode(codec.entropy_encode(analysis.symbols))
+    assert same_symbols(analysis.symbols, read)
+
+
+def test_a_batch_gives_the_symbols_of_its_pictures_one_by_one(codec):
+    pictures = [colour_picture(64, 64), colour_picture(40, 90), colour_picture(64, 64)]
+    together = codec.analyse(pictures)
+    for picture, analysis in zip(pictures, together, strict=True):
+        (alone,) = codec.analyse([picture])
+        assert same_symbols(alone.symbols, analysis.symbols)
+
+
+def test_the_metrics_of_analysis_are_those_of_the_decoded_payload(codec):
+    picture = colour_picture(200, 180)
+    (analysis,) = codec.analyse([picture])
+    decoded = codec.decode(codec.entropy_encode(analysis.symbols))
+    assert psnr_db(mse(picture.rgb, decoded)) == pytest.approx(analysis.distortion.psnr_db, abs=0.01)
+    assert ms_ssim(picture.rgb, decoded) == pytest.approx(analysis.distortion.ms_ssim, abs=1e-4)
+
+
+def test_tiles_leave_no_seam(codec, monkeypatch):
+    """Tiled and whole, the picture differs by one level at most, and symbols but for a rare rounding tie."""
+    rgb = np.concatenate([photo(400, 400), photo(400, 400)[:, ::-1]], axis=1)
+    whole, x_hat = codec.networks.analyse(rgb, 6000, gray=False)
+    monkeypatch.setattr(networks, "TILE_PX", 256)
+    tiled, tiled_x_hat = codec.networks.analyse(rgb, 6000, gray=False)
+    assert np.abs(whole.y - tiled.y).max() <= 1
+    assert (whole.y != tiled.y).mean() < 1e-3
+    same = codec.networks.synthesise(whole)
+    assert np.abs(same.astype(int) - x_hat).max() <= 1
+
+
+def test_bands_do_not_change_what_the_hyper_decoder_says(codec, monkeypatch):
+    from pipeline.codecs.learned import symbols
+
+    grid = Grid.of(900, 200)
+    z = np.random.default_rng(0).normal(0, 3, (codec.frozen.spec["hyper"], grid.z_height, grid.z_width)).round()
+    whole, _ = next(grid.bands()).hyper(codec.frozen.h_s, z)
+    monkeypatch.setattr(symbols, "BAND_POSITIONS", 8)
+    parts = [band.hyper(codec.frozen.h_s, z)[0] for band in grid.bands()]
+    assert len(parts) > 4
+    assert np.array_equal(np.concatenate(parts, axis=1), whole)
+
+
+def test_a_picture_of_many_bands_comes_back(codec, monkeypatch):
+    from pipeline.codecs.learned import symbols
+
+    monkeypatch.setattr(symbols, "BAND_POSITIONS", 4)
+    (analysis,) = codec.analyse([colour_picture(330, 140)])
+    assert same_symbols(analysis.symbols, codec.entropy_decode(codec.entropy_encode(analysis.symbols)))
+
+
+def test_effort_lowers_the_cost_and_leaves_the_format_alone():
+    picture = colour_picture(256, 256)
+    costs = []
+    for effort in (0, 1):
+        codec = Hyperprior(Rate(quality=50.0), effort=effort)
+        (analysis,) = codec.analyse([picture])
+        bpp = 8 * len(codec.entropy_encode(analysis.symbols)) / 256**2
+        lmbda = (
+            codec.frozen.spec["lmbda_min"] * (codec.frozen.spec["lmbda_max"] / codec.frozen.spec["lmbda_min"]) ** 0.5
+        )
+        costs.append(bpp + lmbda * analysis.distortion.mse)
+    assert costs[1] < costs[0]
+
+
+@pytest.mark.parametrize(
+    ("rate", "measure", "tolerance"),
+    [
+        (Rate(psnr_db=33.0), lambda p, x: psnr_db(mse(p.rgb, x)), 0.05),
+        (Rate(ms_ssim=0.97), lambda p, x: ms_ssim(p.rgb, x), 0.001),
+    ],
+)
+def test_quality_targets_are_reached_and_not_overshot(rate, measure, tolerance):
+    codec, picture = Hyperprior(rate), colour_picture(256, 320)
+    found = measure(picture, codec.decode(codec.encode(picture).payload))
+    target = rate.psnr_db or rate.ms_ssim
+    assert 0 <= found - target <= tolerance
+
+
+def test_size_targets_are_kept():
+    codec, picture = Hyperprior(Rate(bpp=0.8)), colour_picture(256, 320)
+    bpp = 8 * len(codec.encode(picture).payload) / (256 * 320)
+    assert 0.8 * 0.98 <= bpp <= 0.8
+
+
+def test_an_impossible_target_says_what_was_reached():
+    with pytest.raises(CodecError, match=r"cannot be reached: .* at quality 100"):
+        Hyperprior(Rate(psnr_db=99.0)).encode(colour_picture(64, 64))
+
+
+def test_noise_and_flat_colour_survive(codec):
+    noise = np.random.default_rng(0).integers(0, 256, (100, 90, 3), dtype=np.uint8)
+    for rgb in (noise, np.zeros((64, 64, 3), np.uint8), np.full((64, 64, 3), 255, np.uint8)):
+        (analysis,) = codec.analyse([Picture(rgb)])
+        assert same_symbols(analysis.symbols, codec.entropy_decode(codec.entropy_encode(analysis.symbols)))
+
+
+def test_an_archived_weights_file_decodes_like_the_packaged_one(codec):
+    payload = codec.encode(colour_picture(64, 96)).payload
+    sha256, data = codec.weights_bytes()
+    assert sha256.startswith(codec.model_id)
+    assert np.array_equal(Hyperprior.from_weights(data).decode(payload), codec.decode(payload))
+
+
+def test_weights_are_bounded_and_named_by_their_hash():
+    assert weights.default_model_id() in weights.packaged()
+    for model_id in weights.packaged():
+        data = weights.packaged_bytes(model_id)
+        assert len(data) <= 16 << 20
+        assert json.dumps(weights.parse(data).card)
+
+
+@pytest.mark.parametrize("data", [b"", b"\0" * 64, b"\xff" * 64, b"\x02\0\0\0\0\0\0\0{}"])
+def test_what_is_no_weights_file_is_refused(data):
+    with pytest.raises(BitstreamError, match="weights"):
+        Hyperprior.from_weights(data)
+
+
+def test_a_payload_of_another_model_says_which(codec):
+    from pipeline.bitstream import container
+
+    box = container.unpack(codec.encode(colour_picture(16, 16)).payload)
+    foreign = container.pack(container.Container("ff" * 8, 16, 16, 6000, False, box.sections))
+    with pytest.raises(BitstreamError, match="ffffffffffffffff"):
+        codec.decode(foreign)
+
+
+def test_wrong_arguments_are_config_errors():
+    for wrong in ({"model": "0" * 16}, {"effort": 10}, {"effort": -1}):
+        with pytest.raises(ConfigError):
+            Hyperprior(QUALITY, **wrong)
+    with pytest.raises(ConfigError, match="cuda:77"):
+        Hyperprior(QUALITY, device="cuda:77").encode(colour_picture(16, 16))

@@ -1,0 +1,95 @@
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import BitstreamError
+from pipeline.nn import integer
+from pipeline.nn.freeze import freeze_h_s
+from pipeline.nn.hyperprior import HyperpriorSpec, MeanScaleHyperprior
+
+SPEC = HyperpriorSpec(latent=24, width=16, encoder_blocks=1, decoder_blocks=1, hyper_width=32, hyper=8)
+
+
+@pytest.fixture(scope="module")
+def model() -> MeanScaleHyperprior:
+    torch.manual_seed(0)
+    model = MeanScaleHyperprior(SPEC)
+    torch.nn.init.normal_(model.h_s.out.weight, std=0.3)
+    return model
+
+
+@pytest.fixture(scope="module")
+def h_s(model) -> integer.IntegerHyperSynthesis:
+    return integer.load_layers(freeze_h_s(model))
+
+
+def z_of(seed: int, height: int = 5, width: int = 7) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 3, (SPEC.hyper, height, width)).round()
+
+
+def test_the_integer_network_follows_the_float_one(model, h_s):
+    z = z_of(0)
+    with torch.no_grad():
+        offset, mean = model.h_s(torch.from_numpy(z).float()[None])
+    exact_offset, exact_mean = h_s(z)
+    assert np.abs(exact_offset / 512 - offset[0].numpy()).max() < 0.05
+    assert np.abs(exact_mean / 256 - mean[0].numpy()).max() < 0.05
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("mkldnn", [True, False])
+def test_numpy_and_torch_agree_to_the_bit(h_s, threads, mkldnn):
+    z = z_of(1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        with torch.backends.mkldnn.flags(enabled=mkldnn):
+            found = h_s.to(torch.from_numpy)(torch.from_numpy(z))
+    finally:
+        torch.set_num_threads(before)
+    for left, right in zip(h_s(z), found, strict=True):
+        assert np.array_equal(left, right.numpy())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_agrees_to_the_bit(h_s):
+    z = z_of(2, 16, 16)
+    found = h_s.to(lambda a: torch.from_numpy(a).cuda())(torch.from_numpy(z).cuda())
+    for left, right in zip(h_s(z), found, strict=True):
+        assert np.array_equal(left, right.cpu().numpy())
+
+
+def test_results_are_integers_even_for_absurd_input(h_s):
+    for out in h_s(np.full((SPEC.hyper, 3, 3), 32767.0)):
+        assert np.array_equal(out, np.floor(out))
+        assert np.abs(out).max() <= integer.ACTIVATION_LIMIT
+
+
+def test_pixel_shuffle_is_torchs():
+    x = np.arange(2 * 4 * 3 * 5, dtype=np.float64).reshape(8, 3, 5)
+    expected = torch.nn.functional.pixel_shuffle(torch.from_numpy(x)[None], 2)[0].numpy()
+    assert np.array_equal(integer._pixel_shuffle(x), expected)
+
+
+def test_interpolation_is_exact_at_anchors_and_floors_between():
+    table = np.array([[0], [-3], [10]])
+    assert [int(integer.interpolate(table, q)[0]) for q in (0, 5000, 10_000)] == [0, -3, 10]
+    assert int(integer.interpolate(table, 2500)[0]) == -2  # -1.5, floored
+
+
+def test_scale_indexes_cover_the_range_and_no_more():
+    position = integer.fixed_log2_sigma(np.array([-1e9, 0.0, 1e9]), 0.0)
+    assert integer.index_of(position).tolist() == [0, 24, 88]
+    assert integer.sigma_of_index(24) == 1.0
+    assert integer.sigma_of(position)[1] == 1.0
+
+
+def test_weights_that_could_leave_exact_arithmetic_are_refused(model):
+    arrays = freeze_h_s(model)
+    arrays["h_s.conv2.weight"] = np.full_like(arrays["h_s.conv2.weight"], 2**30)
+    with pytest.raises(BitstreamError, match="exact arithmetic"):
+        integer.load_layers(arrays)
+    del arrays["h_s.conv2.weight"]
+    with pytest.raises(BitstreamError, match="missing"):
+        integer.load_layers(arrays)

@@ -1,0 +1,144 @@
+"""The trainer: it learns, and a kill changes nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.codecs.learned import weights
+from pipeline.codecs.learned.hyperprior import Hyperprior
+from pipeline.errors import TrainingError
+from pipeline.nn.hyperprior import HyperpriorSpec
+from pipeline.records import Picture, Rate
+from pipeline.training import export
+from pipeline.training.data import Crops, load_photos, read_files
+from pipeline.training.loop import Trainer, TrainSpec
+
+SMALL = HyperpriorSpec(latent=96, width=16, encoder_blocks=1, decoder_blocks=1, hyper_width=32, hyper=16)
+SPEC = TrainSpec(
+    steps=8, batch=2, crop_px=64, large_crop_px=128, warmup_steps=2, save_every_steps=4, validate_every_steps=8,
+    holdout=2, klt_patches=2000, model=SMALL,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pictures(photos) -> list[np.ndarray]:
+    return [p[:320, :400] for p in load_photos(photos[0].parent)[:6]]
+
+
+def run(spec: TrainSpec, pictures, out) -> tuple[Trainer, list[dict]]:
+    log: list[dict] = []
+    trainer = Trainer(spec, pictures, out)
+    trainer.run(log.append)
+    return trainer, log
+
+
+def test_training_lowers_the_loss(pictures, tmp_path):
+    spec = replace(SPEC, steps=60, lr=2e-3, validate_every_steps=30, ema_decay=0.5)
+    _, log = run(spec, pictures, tmp_path)
+    losses = [record["validation"]["loss"] for record in log if "validation" in record]
+    assert len(losses) == 2
+    assert losses[1] < losses[0]
+
+
+def test_a_killed_run_goes_on_as_if_it_had_never_stopped(pictures, tmp_path):
+    whole, _ = run(SPEC, pictures, tmp_path / "whole")
+    broken = Trainer(SPEC, pictures, tmp_path / "broken")
+    for _ in range(4):
+        broken.train_step()
+    broken.save()
+    broken.train_step()  # work after the checkpoint is lost
+    resumed, _ = run(SPEC, pictures, tmp_path / "broken")
+    assert resumed.step == whole.step
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name]), name
+    for name, value in whole.ema.weights.items():
+        assert torch.equal(value, resumed.ema.weights[name]), name
+
+
+def test_weights_gone_bad_are_rolled_back_and_slowed(pictures, tmp_path):
+    trainer = Trainer(SPEC, pictures, tmp_path)
+    before = {k: v.clone() for k, v in trainer.model.state_dict().items()}
+    with torch.no_grad():
+        for parameter in trainer.model.g_s.parameters():
+            parameter.fill_(float("nan"))
+    for _ in range(5):
+        trainer.train_step()
+    assert trainer.skipped == 5
+    assert trainer.lr_scale < 1
+    for name, value in before.items():
+        assert torch.equal(value, trainer.model.state_dict()[name]), name
+
+
+def test_the_schedule_ends_with_the_minutes(pictures, tmp_path):
+    trainer = Trainer(replace(SPEC, steps=10**6, minutes=1.0), pictures, tmp_path)
+    trainer.elapsed_s = 45.0
+    assert trainer.progress == pytest.approx(0.75)
+    trainer.elapsed_s = 61.0
+    assert trainer.progress == 1.0
+
+
+def test_an_exported_model_codes_and_its_tables_fit(pictures, tmp_path):
+    trainer, _ = run(SPEC, pictures, tmp_path)
+    data = export.export(SMALL, trainer.ema.weights, pictures[:2], {"name": "test"})
+    assert data == export.export(SMALL, trainer.ema.weights, pictures[:2], {"name": "test"})
+    codec = Hyperprior.from_weights(data, Rate(quality=40.0))
+    picture = Picture(pictures[0][:100, :90])
+    (analysis,) = codec.analyse([picture])
+    read = codec.entropy_decode(codec.entropy_encode(analysis.symbols))
+    assert np.array_equal(read.y, analysis.symbols.y)
+    assert analysis.distortion.psnr_db > 20
+    assert weights.parse(data).card == {"name": "test"}
+
+
+def test_an_export_whose_integers_stray_is_refused(pictures, tmp_path):
+    trainer = Trainer(SPEC, pictures, tmp_path)
+    trainer.ema.weights["h_s.conv1.weight"].normal_(0, 100)
+    trainer.ema.weights["h_s.up1.weight"].normal_(0, 100)  # activations leave the integer range and saturate
+    trainer.ema.weights["h_s.out.weight"].normal_(0, 1e-3)
+    with pytest.raises(TrainingError, match="integer hyper-decoder"):
+        export.export(SMALL, trainer.ema.weights, pictures[:1], {})
+
+
+def test_a_foreign_checkpoint_is_named(pictures, tmp_path):
+    (tmp_path / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(TrainingError, match="not a checkpoint"):
+        Trainer(SPEC, pictures, tmp_path)
+
+
+def test_a_checkpoint_of_another_model_is_named(pictures, tmp_path):
+    run(SPEC, pictures, tmp_path)
+    with pytest.raises(TrainingError, match="another model"):
+        Trainer(replace(SPEC, model=replace(SMALL, width=24)), pictures, tmp_path)
+
+
+def test_photos_come_from_folders_and_tars_alike(photos, tmp_path):
+    import tarfile
+
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        for photo in photos[:3]:
+            tar.add(photo, photo.name)
+    from_tar = [data for _, data in read_files(tmp_path)]
+    assert from_tar == [photo.read_bytes() for photo in photos[:3]]
+    with pytest.raises(TrainingError, match="no such"):
+        list(read_files(tmp_path / "nowhere"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(TrainingError, match="found no image"):
+        load_photos(tmp_path / "empty")
+
+
+def test_crops_smaller_than_asked_are_mirrored_and_repeatable():
+    photo = np.arange(70 * 90 * 3, dtype=np.uint8).reshape(70, 90, 3)
+    batch = Crops([photo], 3).batch(2, 128)
+    assert batch.shape == (2, 3, 128, 128)
+    assert torch.equal(batch, Crops([photo], 3).batch(2, 128))
+
+
+def test_the_log_is_json(pictures, tmp_path):
+    _, log = run(SPEC, pictures, tmp_path)
+    assert json.loads(json.dumps(log)) == json.loads(json.dumps(log))
+    assert any("validation" in record for record in log)
