@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +23,7 @@ from tests.faulty_s3 import Bucket
 ODD_NAMES = ["a b.jpg", "ä#1?.jpg", "50%25.jpg", "x[1].jpg", "plus+&=.jpg", "日本.jpg", "no suffix"]
 
 
-def names(root: str, pattern: str = "", **how) -> list[str]:
+def names(root: str, pattern: str = "", **how: Any) -> list[str]:
     found = storage.list_files(storage.join(root, pattern) if pattern else root, **how)
     return [item.uri[len(root) + 1 :] for item in found]
 
@@ -114,7 +116,9 @@ class TestEverywhere:
 
 
 class TestLocal:
-    def test_file_uris_and_relative_paths_become_absolute(self, tmp_path: Path, monkeypatch) -> None:
+    def test_file_uris_and_relative_paths_become_absolute(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.chdir(tmp_path)
         storage.write_atomic("sub/a b.txt", b"x")
         [item] = storage.list_files("sub")
@@ -129,6 +133,20 @@ class TestLocal:
         with pytest.raises(StorageError, match=r"is a file, expected a folder|where a folder was expected"):
             storage.write_atomic(str(tmp_path / "file" / "below"), b"x")
         assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder"]
+
+    def test_a_reader_sees_the_old_file_or_the_new_one_and_nothing_between(self, tmp_path: Path) -> None:
+        uri, versions = str(tmp_path / "file"), (b"a" * 3_000_000, b"b" * 2_000_000)
+        storage.write_atomic(uri, versions[0])
+
+        def write() -> None:
+            for i in range(30):
+                storage.write_atomic(uri, versions[i % 2])
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        while writer.is_alive():
+            assert storage.read_bytes(uri) in versions
+        writer.join()
 
     def test_a_full_disk_is_told_in_plain_words(self) -> None:
         if not os.path.exists("/dev/full"):
@@ -158,7 +176,7 @@ class TestS3:
         for number in range(5):
             assert storage.put_if_absent(f"{bucket}/{number}", b"same")
             assert not storage.put_if_absent(f"{bucket}/{number}", b"same")
-        assert storage._S3._session().conditional == {"conditional": True}
+        assert storage._S3._session().conditional["conditional"]
         assert time.monotonic() - start < 5 * s3.SETTLE_S
         assert names(bucket, hidden=True) == list("01234")
 
@@ -166,11 +184,11 @@ class TestS3:
         bucket = moto_server.bucket("pages")
         for number in range(12):
             storage.write_atomic(f"{bucket}/{number:02}", b"")
-        call, pages = storage._S3._call, []
+        call, pages = storage._S3._call, list[Any]()
 
-        def small_pages(action, uri):
+        def small_pages(action: Any, uri: str) -> Any:
             class Small:
-                def call_s3(self, method, **query):
+                def call_s3(self, method: str, **query: Any) -> Any:
                     pages.append(query)
                     return call(lambda fs: fs.call_s3(method, **query | {"MaxKeys": 5}), uri)
 
@@ -194,14 +212,18 @@ class TestS3:
             with pytest.raises(StorageError, match=r"s3://no-such-bucket.*: the bucket does not exist"):
                 action("s3://no-such-bucket")
 
-    def test_refused_credentials_are_told_and_not_shown(self, s3_server: S3Server, monkeypatch) -> None:
+    def test_refused_credentials_are_told_and_not_shown(
+        self, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong-" + SECRET_KEY)
         with pytest.raises(StorageError, match=r"refused|denied") as caught:
             storage.list_files("s3://photos")
         assert SECRET_KEY not in str(caught.value)
         assert ACCESS_KEY not in str(caught.value)
 
-    def test_missing_credentials_are_told(self, s3_server: S3Server, monkeypatch, tmp_path: Path) -> None:
+    def test_missing_credentials_are_told(
+        self, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             monkeypatch.delenv(name)
         monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
@@ -210,14 +232,18 @@ class TestS3:
         with pytest.raises(StorageError, match="no credentials found; set AWS_ACCESS_KEY_ID"):
             storage.read_bytes("s3://photos/a")
 
-    def test_an_endpoint_that_nobody_answers_fails_soon(self, s3_server: S3Server, monkeypatch) -> None:
+    def test_an_endpoint_that_nobody_answers_fails_soon(
+        self, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         start = time.monotonic()
         with pytest.raises(StorageError, match="the endpoint cannot be reached; check AWS_ENDPOINT_URL"):
             storage.read_bytes("s3://photos/a")
         assert time.monotonic() - start < 10
 
-    def test_a_password_in_the_endpoint_is_not_shown(self, s3_server: S3Server, monkeypatch) -> None:
+    def test_a_password_in_the_endpoint_is_not_shown(
+        self, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(s3, "SHORT_PAUSES_S", ())
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://user:hunter2secret@127.0.0.1:9")
         with pytest.raises(StorageError, match="s3://photos/a: the object store failed") as caught:
@@ -238,7 +264,7 @@ def faulty(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Buc
 @pytest.mark.s3
 class TestFaults:
     @pytest.mark.parametrize("fault", [(503, "SlowDown"), (500, "InternalError"), (429, "TooManyRequests"), "drop"])
-    def test_passing_faults_are_waited_out(self, faulty: Bucket, fault) -> None:
+    def test_passing_faults_are_waited_out(self, faulty: Bucket, fault: tuple[int, str] | str) -> None:
         faulty.faults = [fault, fault]
         assert storage.read_bytes("s3://photos/a") == b"data"
         faulty.faults = [fault]

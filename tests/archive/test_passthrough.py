@@ -87,10 +87,10 @@ def test_parts_with_other_types_or_columns_are_read_together(tmp_path: Path) -> 
         [unit] = plan(archive, items(1, prefix=f"/{number}"), SPEC)
         commit(archive, unit, [source(unit.items[0].uri, **extra)])
     together = f"FROM read_parquet('{tmp_path}/data/*.parquet', union_by_name = true)"
-    found = duckdb.sql(f"SELECT label, only_here, source_width {together}").fetchall()
+    found = duckdb.execute(f"SELECT label, only_here, source_width {together}").fetchall()
     rows = {str(row[0]): row[1:] for row in found}
     assert rows == {"3": (b"x", None), "cat": (None, None), "0.5": (None, 7)}
-    assert len(duckdb.sql(f"SELECT * {together}").fetchall()) == 3
+    assert len(duckdb.execute(f"SELECT * {together}").fetchall()) == 3
     for number, extra in enumerate(mixed):
         stored = archive.payload(image_id_of(f"/{number}/0000.jpg")).passthrough
         assert stored == {("source_width" if name == "width" else name): value for name, value in extra.items()}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from pipeline import storage
 from pipeline.archive import Archive, PartMeta, audit, create_or_open, plan
 from pipeline.errors import ArchiveError
-from pipeline.records import KEPT_ORIGINAL, REJECTED
+from pipeline.records import KEPT_ORIGINAL, REJECTED, SourceItem
 from tests.archive.made import SPEC, Crash, MemoryStore, commit_files, items, outcome, source
 
 
@@ -67,19 +69,19 @@ def test_an_image_that_comes_twice_is_refused_and_nothing_is_written(archive: Ar
         ({"status": REJECTED, "reason": None}, "has no reason"),
     ],
 )
-def test_rows_that_break_a_promise_are_refused(tmp_path, changes: dict[str, str], message: str) -> None:
+def test_rows_that_break_a_promise_are_refused(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     archive, meta = create_or_open(str(tmp_path)), PartMeta.of(items(1), 0, True, SPEC)
     with pytest.raises(ArchiveError, match=message):
         archive.commit(meta.part_id, [replace(outcome(source("/src/0000.jpg")), **changes)], meta, "run")
 
 
-def test_a_part_id_that_is_not_that_of_its_metadata_is_refused(tmp_path) -> None:
+def test_a_part_id_that_is_not_that_of_its_metadata_is_refused(tmp_path: Path) -> None:
     archive, meta = create_or_open(str(tmp_path)), PartMeta.of(items(1), 0, True, SPEC)
     with pytest.raises(ArchiveError, match="expected the same id"):
         archive.commit("0" * 32, [], meta, "run")
 
 
-def test_row_groups_are_small_enough_to_fetch_one_picture(tmp_path) -> None:
+def test_row_groups_are_small_enough_to_fetch_one_picture(tmp_path: Path) -> None:
     archive, meta = create_or_open(str(tmp_path)), PartMeta.of(items(12), 0, True, SPEC)
     rows = [outcome(source(item.uri), payload=bytes(300_000)) for item in items(12)]
     archive.commit(meta.part_id, rows, meta, "run")
@@ -99,7 +101,8 @@ def test_whatever_crashes_in_between_every_image_ends_with_one_row(
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(storage._STORES, "mem", store)
         listed = [item for i, n in enumerate(counts) for item in items(n, size_bytes=9 << 20, prefix=f"/{i}")]
-        for dies_in, after in [*crashes, (None, False)]:
+        deaths: list[tuple[int | None, bool]] = [*crashes, (None, False)]
+        for dies_in, after in deaths:
             store.dies_in, store.after = dies_in, after
             try:
                 _run(listed)
@@ -111,14 +114,14 @@ def test_whatever_crashes_in_between_every_image_ends_with_one_row(
         assert sorted(rows["source_uri"].to_pylist()) == [item.uri for item in listed]
 
 
-def _run(listed: list) -> None:
+def _run(listed: list[SourceItem]) -> None:
     archive = create_or_open("mem://a")
     archive.add_spec(SPEC)
     for number, unit in enumerate(plan(archive, listed, SPEC)):
         commit_files(archive, unit, (KEPT_ORIGINAL, REJECTED)[number % 2])
 
 
-def _check(archive: Archive, listed: list) -> None:
+def _check(archive: Archive, listed: list[SourceItem]) -> None:
     """At every moment: no row twice, every committed payload readable, nothing worse than litter."""
     rows = archive.metrics(newest=False).to_pylist()
     assert len({row["image_id"] for row in rows}) == len(rows)
