@@ -6,10 +6,11 @@ Unknown keys are errors that name the nearest known key, and every mistake is a 
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pipeline.codecs.base import validate_rate
 from pipeline.errors import ConfigError
 from pipeline.records import Rate
+from pipeline.training.spec import TrainSpec
 
 
 class Section(BaseModel):
@@ -94,6 +96,22 @@ class RecompressConfig(Section):
     limits: LimitsSection = LimitsSection()
 
 
+class DataSection(Section):
+    uri: str = Field(min_length=1)  # a folder of photos or tar shards
+
+
+class TrainConfig(Section):
+    """Everything `jobs.train` can be told; `run` holds the fields of `training.spec.TrainSpec`."""
+
+    data: DataSection
+    out: str = Field(min_length=1)  # a folder for checkpoint, log and the exported model
+    name: str = "cnn"  # written into the model card
+    device: str = "auto"
+    threads: int | None = Field(default=None, ge=1)
+    calibration_photos: int = Field(default=64, ge=1)  # the export fits its tables on this many
+    run: TrainSpec = TrainSpec()
+
+
 M = TypeVar("M", bound=Section)
 
 
@@ -161,19 +179,29 @@ def _put(tree: dict[str, Any], key: str, value: Any) -> None:
     tree[last] = value
 
 
-def known_keys(model: type[BaseModel], prefix: str = "") -> list[str]:
+def known_keys(model: type, prefix: str = "") -> list[str]:
     """Every dotted key of `model`, sections included."""
     keys = []
-    for name, field in model.model_fields.items():
+    for name, annotation in _fields_of(model).items():
         keys.append(prefix + name)
-        section = _section_of(field.annotation)
+        section = _section_of(annotation)
         keys += known_keys(section, f"{prefix}{name}.") if section else []
     return keys
 
 
-def _section_of(annotation: Any) -> type[BaseModel] | None:
+def _fields_of(model: type) -> dict[str, Any]:
+    """Name -> type of a pydantic model's or a dataclass's fields."""
+    if issubclass(model, BaseModel):
+        return {name: field.annotation for name, field in model.model_fields.items()}
+    hints = get_type_hints(model)
+    return {field.name: hints[field.name] for field in dataclasses.fields(model)}  # type: ignore[arg-type]
+
+
+def _section_of(annotation: Any) -> type | None:
     options = getattr(annotation, "__args__", None) or (annotation,)
-    return next((one for one in options if isinstance(one, type) and issubclass(one, BaseModel)), None)
+    return next(
+        (o for o in options if isinstance(o, type) and (issubclass(o, BaseModel) or dataclasses.is_dataclass(o))), None
+    )
 
 
 def _refuse_unknown(model: type[BaseModel], tree: Mapping[str, Any], origin: str) -> None:
@@ -183,12 +211,11 @@ def _refuse_unknown(model: type[BaseModel], tree: Mapping[str, Any], origin: str
             raise ConfigError(f"{origin}: unknown key {key!r}; {_nearest(key, known)}")
 
 
-def _keys_in(tree: Mapping[str, Any], model: type[BaseModel], prefix: str = "") -> list[str]:
+def _keys_in(tree: Mapping[str, Any], model: type, prefix: str = "") -> list[str]:
     keys = []
     for name, value in tree.items():
         keys.append(f"{prefix}{name}")
-        field = model.model_fields.get(str(name))
-        section = _section_of(field.annotation) if field else None
+        section = _section_of(_fields_of(model).get(str(name)))
         if section and isinstance(value, Mapping):
             keys += _keys_in(value, section, f"{prefix}{name}.")
     return keys

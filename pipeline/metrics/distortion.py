@@ -28,13 +28,14 @@ _STRIP_SAMPLES = 1 << 15
 
 
 def mse(reference: np.ndarray, test: np.ndarray) -> float:
-    """Mean squared error over all samples, on the 0..255 scale; exact, as float64 holds the sum without rounding."""
+    """Mean squared error over all samples, on the 0..255 scale; exact, summed in integers."""
     _check(reference, test)
-    total = 0.0
+    total = 0
     for rows in _strips(reference, halo=0):
-        difference = reference[rows].astype(np.float64).ravel()
-        difference -= test[rows].ravel()
-        total += float(difference @ difference)
+        # A dot product of floats is faster alone, and 40 times slower where BLAS threads fight for busy cores.
+        difference = np.subtract(reference[rows], test[rows], dtype=np.int16).astype(np.int32)
+        difference *= difference
+        total += int(difference.sum(dtype=np.int64))
     return total / reference.size
 
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.nn import integer
-from pipeline.nn.hyperprior import HyperpriorSpec, MeanScaleHyperprior
+from pipeline.nn.hyperprior import MeanScaleHyperprior
+from pipeline.nn.spec import HyperpriorSpec
 
 WEIGHT_BITS = 14
 LOG2_SIGMA_UNITS = integer.INDEX_STEPS_PER_OCTAVE << integer.SCALE_BITS

@@ -12,8 +12,7 @@ fitted to the KLT. Minnen, Balle & Toderici, "Joint Autoregressive and Hierarchi
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,31 +20,10 @@ from torch import Tensor, nn
 
 from pipeline.nn.hyper import HyperAnalysis, HyperSynthesis
 from pipeline.nn.layers import QualityTable, lower_bound, ste_round
+from pipeline.nn.spec import HyperpriorSpec
 from pipeline.nn.transforms import AnalysisTransform, SynthesisTransform
 
 LOG2_SIGMA_MIN, LOG2_SIGMA_MAX = -3.0, 8.0
-
-
-@dataclass(frozen=True)
-class HyperpriorSpec:
-    """Sizes of a `MeanScaleHyperprior`; stored beside its weights."""
-
-    latent: int = 384
-    width: int = 96
-    encoder_blocks: int = 4
-    decoder_blocks: int = 6
-    hyper_width: int = 160
-    hyper: int = 128
-    anchors: int = 9
-    lmbda_min: float = 0.001
-    lmbda_max: float = 0.2
-
-    def lmbda(self, quality: float) -> float:
-        """The rate-distortion trade-off at `quality` in [0, 1]: bpp + lmbda * MSE on 0..255."""
-        return self.lmbda_min * (self.lmbda_max / self.lmbda_min) ** quality
-
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 class Likelihoods(NamedTuple):

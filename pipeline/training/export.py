@@ -23,7 +23,8 @@ from pipeline.entropy.tables import freeze as freeze_tables
 from pipeline.errors import TrainingError
 from pipeline.nn import integer
 from pipeline.nn.freeze import freeze
-from pipeline.nn.hyperprior import HyperpriorSpec, MeanScaleHyperprior
+from pipeline.nn.hyperprior import MeanScaleHyperprior
+from pipeline.nn.spec import HyperpriorSpec
 
 SKIP_BELOW = 2
 # Weight of the Gaussian against the histogram, in symbols: enough to smooth tails, too little to matter elsewhere.

@@ -11,7 +11,7 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,36 +20,13 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import TrainingError
-from pipeline.nn.hyperprior import HyperpriorSpec, MeanScaleHyperprior
+from pipeline.nn.hyperprior import MeanScaleHyperprior
 from pipeline.nn.klt import klt
+from pipeline.nn.spec import HyperpriorSpec
 from pipeline.training import checkpoint
 from pipeline.training.checkpoint import Ema
 from pipeline.training.data import Crops
-
-
-@dataclass(frozen=True)
-class TrainSpec:
-    """One run. `minutes` is training time, summed over resumes; validation and start-up are not counted.
-
-    `large_from` is the part of the schedule after which crops grow to `large_crop_px` at equal pixels a step.
-    """
-
-    steps: int = 20_000
-    minutes: float = math.inf
-    batch: int = 8
-    crop_px: int = 256
-    large_crop_px: int = 512
-    large_from: float = 0.85
-    lr: float = 3e-3
-    warmup_steps: int = 300
-    clip_norm: float = 0.2
-    ema_decay: float = 0.999
-    seed: int = 0
-    save_every_steps: int = 500
-    validate_every_steps: int = 1000
-    holdout: int = 16
-    klt_patches: int = 30_000
-    model: HyperpriorSpec = field(default_factory=HyperpriorSpec)
+from pipeline.training.spec import TrainSpec
 
 
 def distortion_weight(spec: HyperpriorSpec, lmbda: Tensor) -> Tensor:

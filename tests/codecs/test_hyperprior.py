@@ -99,7 +99,7 @@ def test_tiles_leave_no_seam(codec, monkeypatch):
     rgb = np.concatenate([photo(400, 400), photo(400, 400)[:, ::-1]], axis=1)
     whole, x_hat = codec.networks.analyse(rgb, 6000, gray=False)
     monkeypatch.setattr(networks, "TILE_PX", 256)
-    tiled, tiled_x_hat = codec.networks.analyse(rgb, 6000, gray=False)
+    tiled, _ = codec.networks.analyse(rgb, 6000, gray=False)
     assert np.abs(whole.y - tiled.y).max() <= 1
     assert (whole.y != tiled.y).mean() < 1e-3
     same = codec.networks.synthesise(whole)

@@ -10,13 +10,17 @@ from pipeline.errors import BitstreamError
 TABLES = freeze([gaussian_pmf(2.0 ** (i / 2 - 3), 4 + 2 * i) for i in range(12)])
 
 
+def read_all(words: bytes, escapes: bytes, indexes: np.ndarray, skip_below: int = 0) -> np.ndarray:
+    decoder = SymbolDecoder(TABLES, escapes)
+    symbols = decoder.decode(Words(words), indexes, skip_below)
+    decoder.finish()
+    return symbols
+
+
 def round_trip(symbols: np.ndarray, indexes: np.ndarray, skip_below: int = 0) -> np.ndarray:
     encoder = SymbolEncoder(TABLES)
     words = encoder.encode(symbols, indexes, skip_below)
-    decoder = SymbolDecoder(TABLES, encoder.escapes())
-    decoded = decoder.decode(Words(words), indexes, skip_below)
-    decoder.finish()
-    return decoded
+    return read_all(words, encoder.escapes(), indexes, skip_below)
 
 
 @settings(max_examples=60, deadline=None)
@@ -56,9 +60,7 @@ def test_what_no_encoder_wrote_is_refused(damage):
     words = {"cut": words[:-8], "extra_words": b"\1\2\3\4" + words, "odd_length": words[:-1]}.get(damage, words)
     escapes = {"no_escapes": b"", "extra_escapes": escapes + b"\x7f"}.get(damage, escapes)
     with pytest.raises(BitstreamError):
-        decoder = SymbolDecoder(TABLES, escapes)
-        decoder.decode(Words(words), indexes)
-        decoder.finish()
+        read_all(words, escapes, indexes)
 
 
 @pytest.mark.parametrize("escapes", [b"\x80", b"\xff\xff\xff\xff\x01"])

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.nn.hyperprior import HyperpriorSpec, MeanScaleHyperprior, gaussian_bits, pad_to
+from pipeline.nn.hyperprior import MeanScaleHyperprior, gaussian_bits, pad_to
 from pipeline.nn.klt import klt
 from pipeline.nn.layers import QualityTable, lower_bound
+from pipeline.nn.spec import HyperpriorSpec
 
 SPEC = HyperpriorSpec(latent=768, width=16, encoder_blocks=1, decoder_blocks=1, hyper_width=32, hyper=8)
 

@@ -5,7 +5,8 @@ import torch
 from pipeline.errors import BitstreamError
 from pipeline.nn import integer
 from pipeline.nn.freeze import freeze_h_s
-from pipeline.nn.hyperprior import HyperpriorSpec, MeanScaleHyperprior
+from pipeline.nn.hyperprior import MeanScaleHyperprior
+from pipeline.nn.spec import HyperpriorSpec
 
 SPEC = HyperpriorSpec(latent=24, width=16, encoder_blocks=1, decoder_blocks=1, hyper_width=32, hyper=8)
 

@@ -12,11 +12,12 @@ import torch
 from pipeline.codecs.learned import weights
 from pipeline.codecs.learned.hyperprior import Hyperprior
 from pipeline.errors import TrainingError
-from pipeline.nn.hyperprior import HyperpriorSpec
+from pipeline.nn.spec import HyperpriorSpec
 from pipeline.records import Picture, Rate
 from pipeline.training import export
 from pipeline.training.data import Crops, load_photos, read_files
-from pipeline.training.loop import Trainer, TrainSpec
+from pipeline.training.loop import Trainer
+from pipeline.training.spec import TrainSpec
 
 SMALL = HyperpriorSpec(latent=96, width=16, encoder_blocks=1, decoder_blocks=1, hyper_width=32, hyper=16)
 SPEC = TrainSpec(
