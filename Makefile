@@ -1,0 +1,40 @@
+# Every target works alone on a fresh machine: it sets up what it needs first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help install demo test lint bench eval soak docs clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(STAMP) ## a .venv with everything for demo, tests and reports
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "shardpress needs Python 3.11 or newer; this is " + sys.version.split()[0] + "; set PYTHON=python3.11")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --upgrade pip
+	$(BIN)/python -m pip install -q torch==2.13.0
+	$(BIN)/python -m pip install -q --no-deps torchvision==0.28.0
+	$(BIN)/python -m pip install -q -e '.[report,dev]'
+	touch $@
+
+demo: install ## recompress the sample photos to demo/archive, restore them to demo/restored, print a table
+	$(BIN)/python -m jobs.recompress --config configs/recompress/demo.yaml
+	$(BIN)/python -m jobs.restore --archive demo/archive --out demo/restored --overwrite
+
+test: install ## all tests
+	$(BIN)/python -m pytest
+
+lint: install ## style, types, floors
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install ## pipeline efficiency, memory and start-up, as ratios
+	$(BIN)/python -m tests.benchmarks.pipeline
+
+clean: ## remove what the targets made
+	rm -rf $(VENV) demo build dist *.egg-info
