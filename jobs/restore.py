@@ -17,10 +17,8 @@ def restore(
     archive: Annotated[str, typer.Option(help="Folder or prefix of the archive.")],
     out: Annotated[str, typer.Option(help="Folder or prefix for the files.")],
     id: Annotated[list[str] | None, typer.Option(help="image_id; may be given several times.")] = None,
-    where: Annotated[
-        str | None, typer.Option(help="Rows by metrics columns: \"psnr_db < 33 and codec = 'cnn'\"")
-    ] = None,
-    format: Annotated[str, typer.Option(help="original, png, jpeg or webp.")] = "original",
+    where: Annotated[str | None, typer.Option(help="Rows by metrics columns: psnr_db < 33 and width > 99")] = None,
+    format: Annotated[str, typer.Option(help="original, png, jpeg, webp, avif, tiff.")] = "original",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that differ.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON and nothing else.")] = False,
 ) -> int:

@@ -22,6 +22,7 @@ _QUIET = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # C++ lines such as ray#53727 for every actor pool
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_worker_niceness": "0",  # 15 unless told: whoever wants a polite job can say `nice`
 }
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import struct
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -136,7 +137,9 @@ def _chunks(batch: pa.Table, steps: Steps) -> Iterator[tuple[Chunk, PartMeta]]:
 
 
 def _chunk_row(meta: PartMeta, works: Sequence[Work]) -> pa.Table:
-    blob = pa.array([pack(works)], pa.large_binary())
+    data = pack(works)
+    offsets = pa.py_buffer(struct.pack("=qq", 0, data.size))
+    blob = pa.Array.from_buffers(pa.large_binary(), 1, [None, offsets, data])  # no copy of what may be 100 MB
     return pa.table({"meta": pa.array([meta.to_json()]), "works": blob})
 
 
@@ -176,12 +179,20 @@ def _quieten(context: Any) -> None:
 
 def _plain(error: BaseException) -> PipelineError:
     """What went wrong on a worker as the error it was there, without Ray's wrappings and tracebacks."""
+    chain = list(_causes(error))
+    for at in chain:
+        if isinstance(at, PipelineError):
+            return type(at)(str(at))
+    named = [at for at in chain if not type(at).__module__.startswith("ray")] or chain
+    lines = [line.strip() for line in str(named[-1]).splitlines() if line.strip()] or ["no message"]
+    return PipelineError(f"a worker failed: {type(named[-1]).__name__}: {lines[0]}; run the same command to resume")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """`error` and what caused it, outermost first."""
     seen: set[int] = set()
     at: BaseException | None = error
     while at is not None and id(at) not in seen:
         seen.add(id(at))
-        if isinstance(at, PipelineError):
-            return type(at)(str(at))
+        yield at
         at = getattr(at, "cause", None) or at.__cause__ or at.__context__
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    return PipelineError(f"the workers failed: {lines[-1]}; run the same command again to resume")

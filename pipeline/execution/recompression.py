@@ -142,10 +142,16 @@ def _ticket(order: Order, archive: Archive, run_id: str) -> Ticket:
         run_id=run_id,
         source=order.source,
         spec=json.dumps(order.spec, sort_keys=True),
-        chain=tuple(json.dumps(codec.spec(), sort_keys=True) for codec in order.chain),
+        chain=tuple(json.dumps(_built_from(codec), sort_keys=True) for codec in order.chain),
         split=isinstance(order.chain[0], SplitCodec),
         decode=order.decode,
         floor=order.floor,
         batch_mpx=order.batch_mpx,
         threads=max(1, threads),
     )
+
+
+def _built_from(codec: Codec) -> dict[str, Any]:
+    """The spec, and the device, which decides nothing about what becomes of an image and so is not part of it."""
+    device = getattr(codec, "device", None)
+    return codec.spec() | ({"device": device} if device else {})
