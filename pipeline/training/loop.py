@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from pipeline.errors import TrainingError
-from pipeline.nn.hyperprior import MeanScaleHyperprior
+from pipeline.nn.hyperprior import Likelihoods, MeanScaleHyperprior
 from pipeline.nn.klt import klt
 from pipeline.nn.spec import HyperpriorSpec
 from pipeline.training import checkpoint
@@ -34,13 +34,15 @@ def distortion_weight(spec: HyperpriorSpec, lmbda: Tensor) -> Tensor:
     return torch.sqrt(math.sqrt(spec.lmbda_min * spec.lmbda_max) / lmbda)
 
 
-def rd_loss(model: MeanScaleHyperprior, x: Tensor, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def rd_loss(
+    forward: Callable[[Tensor, Tensor], Likelihoods], spec: HyperpriorSpec, x: Tensor, quality: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
     """Weighted bpp + lmbda * MSE (0..255), mean over the batch; also bpp (B,) and MSE (B,)."""
-    out = model(x, quality)
+    out = forward(x, quality)
     bpp = (out.y_bits + out.z_bits) / (x.shape[-1] * x.shape[-2])
     mse = ((out.x_hat.float() - x.float()) * 255).square().flatten(1).mean(1)
-    lmbda = model.spec.lmbda_min * (model.spec.lmbda_max / model.spec.lmbda_min) ** quality
-    loss = (distortion_weight(model.spec, lmbda) * (bpp + lmbda * mse)).mean()
+    lmbda = spec.lmbda_min * (spec.lmbda_max / spec.lmbda_min) ** quality
+    loss = (distortion_weight(spec, lmbda) * (bpp + lmbda * mse)).mean()
     return loss, bpp.detach(), mse.detach()
 
 
@@ -66,6 +68,7 @@ class Trainer:
         mean, basis, std = (torch.from_numpy(a).float() for a in klt(self.crops.patches(spec.klt_patches)))
         self.model.start_from_klt(mean, basis, std)
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.forward = torch.compile(self.model, dynamic=False) if spec.compile else self.model
         self.optimizer = torch.optim.AdamW(param_groups(self.model), lr=spec.lr, weight_decay=0.0, betas=(0.9, 0.995))
         self.ema = Ema(self.model, spec.ema_decay)
         self.step, self.elapsed_s, self.skipped, self.norm_mean = 0, 0.0, 0, 1.0
@@ -118,7 +121,7 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = lr * group["scale"]
         with torch.autocast(self.device.type, torch.bfloat16):
-            loss, bpp, mse = rd_loss(self.model, x, quality)
+            loss, bpp, mse = rd_loss(self.forward, self.model.spec, x, quality)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), spec.clip_norm))
@@ -165,7 +168,7 @@ class Trainer:
         state = torch.get_rng_state()
         torch.manual_seed(0)
         for quality in (0.1, 0.3, 0.5, 0.7, 0.9):
-            loss, bpp, mse = rd_loss(model, x, torch.full((len(x),), quality, device=self.device))
+            loss, bpp, mse = rd_loss(model, model.spec, x, torch.full((len(x),), quality, device=self.device))
             points.append((round(bpp.mean().item(), 4), round((10 * torch.log10(255**2 / mse)).mean().item(), 3)))
             losses.append(loss.item())
         torch.set_rng_state(state)
