@@ -99,19 +99,22 @@ class Hyperprior:
         return [self._analyse(picture) for picture in pictures]
 
     def _analyse(self, picture: Picture) -> Analysis:
+        found, x_hat = self._symbols(picture)
+        return Analysis(found, measure(picture.rgb, x_hat))
+
+    def _symbols(self, picture: Picture) -> tuple[Symbols, np.ndarray]:
+        """Symbols at this rate, and the picture they decode to."""
         if picture.obstacle is not None:
             raise CodecError(f"the source has {picture.obstacle}")
         if self.rate.quality is not None:
             quality_centi = round(self.rate.quality * 100)
-            found, x_hat = self.networks.analyse(picture.rgb, quality_centi, picture.gray, self.effort)
-        else:
-            found, x_hat = search.reach(
-                self.rate,
-                picture.rgb,
-                lambda centi: self.networks.analyse(picture.rgb, centi, picture.gray, self.effort),
-                lambda symbols: len(self.entropy_encode(symbols)),
-            )
-        return Analysis(found, measure(picture.rgb, x_hat))
+            return self.networks.analyse(picture.rgb, quality_centi, picture.gray, self.effort)
+        return search.reach(
+            self.rate,
+            picture.rgb,
+            lambda centi: self.networks.analyse(picture.rgb, centi, picture.gray, self.effort),
+            lambda symbols: len(self.entropy_encode(symbols)),
+        )
 
     def entropy_encode(self, symbols_: Symbols) -> bytes:
         return symbols.entropy_encode(self.frozen, symbols_)
@@ -128,14 +131,19 @@ class Hyperprior:
         return [self.networks.synthesise(one) for one in symbols]
 
     def encode(self, picture: Picture, source: bytes = b"") -> Encoded:
-        (analysis,) = self.analyse([picture])
-        return Encoded(self.entropy_encode(analysis.symbols), analysis.symbols.quality_centi / 100)
+        found, _ = self._symbols(picture)
+        return Encoded(self.entropy_encode(found), found.quality_centi / 100)
 
     def decode(self, payload: bytes) -> np.ndarray:
         return self.networks.synthesise(self.entropy_decode(payload))
 
     def restore_source(self, payload: bytes) -> bytes | None:
         return None
+
+
+def _refuse(picture: Picture) -> None:
+    if picture.obstacle is not None:
+        raise CodecError(f"the source has {picture.obstacle}")
 
 
 def _checked_effort(effort: int) -> int:

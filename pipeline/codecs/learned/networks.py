@@ -18,7 +18,8 @@ from pipeline.codecs.learned.symbols import Grid, y_base
 from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.nn import integer
 from pipeline.nn.freeze import FrozenTransforms
-from pipeline.nn.hyperprior import HyperpriorSpec, pad_to
+from pipeline.nn.hyperprior import pad_to
+from pipeline.nn.spec import HyperpriorSpec
 
 TILE_PX = 1024
 HALO_PX = 64
@@ -54,6 +55,16 @@ class Networks:
     @torch.inference_mode()
     def analyse(self, rgb: np.ndarray, quality_centi: int, gray: bool, effort: int = 1) -> tuple[Symbols, np.ndarray]:
         """Symbols of an (H, W, 3) uint8 picture, and the (H, W, 3) uint8 picture they decode to."""
+        symbols, y_hat = self._quantised(rgb, quality_centi, gray, effort)
+        return symbols, self._picture(y_hat, symbols)
+
+    @torch.inference_mode()
+    def symbols_of(self, rgb: np.ndarray, quality_centi: int, gray: bool, effort: int = 1) -> Symbols:
+        """What `analyse` finds, without the work of synthesis."""
+        return self._quantised(rgb, quality_centi, gray, effort)[0]
+
+    def _quantised(self, rgb: np.ndarray, quality_centi: int, gray: bool, effort: int) -> tuple[Symbols, Tensor]:
+        """Symbols, and y_hat (1, M, h, w) in quantiser steps."""
         height_px, width_px = rgb.shape[:2]
         grid, quality = Grid.of(height_px, width_px), self._quality(quality_centi)
         gain = self.transforms.gain(quality)
@@ -71,18 +82,17 @@ class Networks:
         found = Symbols(
             self.model.model_id, height_px, width_px, gray, quality_centi, symbols, z.cpu().numpy().astype(np.int16)
         )
-        return found, self._picture(y_hat[None], found, quality)
+        return found, y_hat[None]
 
     @torch.inference_mode()
     def synthesise(self, symbols: Symbols) -> np.ndarray:
         """(H, W, 3) uint8."""
         grid = Grid.of(symbols.height_px, symbols.width_px)
-        quality = self._quality(symbols.quality_centi)
         y_hat = torch.from_numpy(symbols.y).to(self.device).float()
         z = torch.from_numpy(symbols.z.astype(np.float64)).to(self.device)
         for rows, _, mu in self._bands(grid, symbols.quality_centi, z):
             y_hat[:, rows] += mu
-        return self._picture(y_hat[None], symbols, quality)
+        return self._picture(y_hat[None], symbols)
 
     def _quality(self, quality_centi: int) -> Tensor:
         return torch.tensor([quality_centi / integer.QUALITY_UNITS], dtype=torch.float32, device=self.device)
@@ -137,8 +147,9 @@ class Networks:
         grid = Grid.of(*shape[:2])
         return torch.empty(1, self.model.spec["latent"], 4 * grid.z_height, 4 * grid.z_width, device=self.device)
 
-    def _picture(self, y_hat: Tensor, symbols: Symbols, quality: Tensor) -> np.ndarray:
+    def _picture(self, y_hat: Tensor, symbols: Symbols) -> np.ndarray:
         """g_s over tiles, to 8 bits; gray pictures get the mean of the channels."""
+        quality = self._quality(symbols.quality_centi)
         y_hat = y_hat / self.transforms.gain(quality)
         out = torch.empty(1, 3, 16 * y_hat.shape[2], 16 * y_hat.shape[3], dtype=torch.uint8, device=self.device)
 

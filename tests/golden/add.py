@@ -1,0 +1,59 @@
+"""Adds golden payloads of the default model: `python -m tests.golden.add`. Existing files are never touched.
+
+Each is a payload, the hash of its symbols, and the picture it decoded to on the day it was made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipeline.codecs.base import Symbols
+from pipeline.codecs.learned.hyperprior import Hyperprior
+from pipeline.records import Picture, Rate
+
+FOLDER = Path(__file__).parent / "v1"
+PHOTOS = Path(__file__).parents[1] / "data" / "photos"
+
+
+def symbols_sha256(symbols: Symbols) -> str:
+    """Of y, then z, as little-endian int16 in C order."""
+    return hashlib.sha256(symbols.y.astype("<i2").tobytes() + symbols.z.astype("<i2").tobytes()).hexdigest()
+
+
+def cases() -> Iterator[tuple[str, Picture, float]]:
+    """(name, picture, quality): odd sizes, gray, both ends of the quality range, noise that needs escapes."""
+    with Image.open(PHOTOS / "casa-mila.jpg") as image:
+        photo = np.asarray(image.convert("RGB"))
+    yield "photo-q60", Picture(photo[100:293, 200:457].copy()), 60.0
+    yield "photo-q12.34", Picture(photo[300:557, 500:693].copy()), 12.34
+    yield "photo-q100", Picture(photo[400:500, 300:400].copy()), 100.0
+    yield "photo-q0", Picture(photo[:333, :222].copy()), 0.0
+    yield "pixel", Picture(photo[:1, :1].copy()), 50.0
+    yield "gray", Picture(np.repeat(photo[500:579, 10:131, 1:2], 3, axis=2), gray=True), 40.0
+    noise = np.random.default_rng(1).integers(0, 256, (70, 66, 3), dtype=np.uint8)
+    yield "noise-q100", Picture(noise), 100.0
+
+
+def main() -> None:
+    model_id = Hyperprior().model_id
+    for name, picture, quality in cases():
+        path = FOLDER / f"{model_id}-{name}.spx"
+        if path.exists():
+            continue
+        codec = Hyperprior(Rate(quality=quality), device="cpu")
+        payload = codec.encode(picture).payload
+        path.write_bytes(payload)
+        expected = {"model_id": model_id, "symbols_sha256": symbols_sha256(codec.entropy_decode(payload))}
+        path.with_suffix(".json").write_text(json.dumps(expected, indent=1) + "\n")
+        Image.fromarray(codec.decode(payload)).save(path.with_suffix(".png"), optimize=True)
+        print(path)
+
+
+if __name__ == "__main__":
+    main()
