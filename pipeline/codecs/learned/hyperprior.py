@@ -104,11 +104,9 @@ class Hyperprior:
 
     def _symbols(self, picture: Picture) -> tuple[Symbols, np.ndarray]:
         """Symbols at this rate, and the picture they decode to."""
-        if picture.obstacle is not None:
-            raise CodecError(f"the source has {picture.obstacle}")
+        _refuse(picture)
         if self.rate.quality is not None:
-            quality_centi = round(self.rate.quality * 100)
-            return self.networks.analyse(picture.rgb, quality_centi, picture.gray, self.effort)
+            return self.networks.analyse(picture.rgb, round(self.rate.quality * 100), picture.gray, self.effort)
         return search.reach(
             self.rate,
             picture.rgb,
@@ -131,7 +129,12 @@ class Hyperprior:
         return [self.networks.synthesise(one) for one in symbols]
 
     def encode(self, picture: Picture, source: bytes = b"") -> Encoded:
-        found, _ = self._symbols(picture)
+        """The payload of `picture`; at a quality, without the work of decoding it again."""
+        _refuse(picture)
+        if self.rate.quality is None:
+            found, _ = self._symbols(picture)
+        else:
+            found = self.networks.symbols_of(picture.rgb, round(self.rate.quality * 100), picture.gray, self.effort)
         return Encoded(self.entropy_encode(found), found.quality_centi / 100)
 
     def decode(self, payload: bytes) -> np.ndarray:
