@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import signal
 import sys
@@ -22,10 +23,14 @@ _USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[2]
 OK, FAILED, BAD_ARGUMENTS = 0, 1, 2
 
 
+class _Interrupted(Exception):
+    """Ctrl-C or SIGTERM, as something that typer lets pass (it makes exit code 130 of KeyboardInterrupt)."""
+
+
 def run_command(command: Callable[..., int | None], argv: Sequence[str] | None, name: str) -> int:
     """Runs one typer command on `argv` and gives its exit code."""
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    app.command()(command)
+    app.command()(_interruptible(command))
     return run_app(app, argv, name)
 
 
@@ -42,7 +47,7 @@ def run_app(app: typer.Typer, argv: Sequence[str] | None, name: str) -> int:
         return _fail(BAD_ARGUMENTS, str(error))
     except PipelineError as error:
         return _fail(FAILED, str(error))
-    except (KeyboardInterrupt, typer.Abort):
+    except (_Interrupted, KeyboardInterrupt, typer.Abort):
         return _fail(FAILED, "interrupted; what was committed stays, run the same command again to go on")
     except BrokenPipeError:
         sys.stderr.close()
@@ -58,6 +63,17 @@ def json_only(wanted: bool) -> Iterator[None]:
 
 def print_json(summary: Any) -> None:
     print(json.dumps(summary, indent=2, default=str, allow_nan=False))
+
+
+def _interruptible(command: Callable[..., int | None]) -> Callable[..., int | None]:
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> int | None:
+        try:
+            return command(*arguments, **options)
+        except KeyboardInterrupt:
+            raise _Interrupted from None
+
+    return run
 
 
 def _sentence(error: Exception) -> str:

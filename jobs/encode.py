@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from jobs import cli
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, ImageError
 
 SUFFIXES = {
     ".spx": "cnn",
@@ -46,7 +46,10 @@ def encode(
     asked = any(value is not None for value in (quality, psnr_db, ms_ssim, bpp))
     coder = registry.build(name, validate_rate(Rate(quality if asked else 60.0, psnr_db, ms_ssim, bpp)))
     data = storage.read_bytes(source)
-    picture = decode(data)
+    try:
+        picture = decode(data)
+    except ImageError as error:
+        raise ImageError(f"{source}: {error}") from error
     encoded = coder.encode(picture, data)
     found = measure(picture.rgb, coder.decode(encoded.payload))
     payload = single.with_sections(encoded.payload, picture) if name == "cnn" else encoded.payload

@@ -172,7 +172,6 @@ def _quieten(context: Any) -> None:
     context.target_min_block_size = 1
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.log_internal_stack_trace_to_stdout = False
     for name in ("ray.data", "ray.data._internal"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 

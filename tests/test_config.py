@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import RecompressConfig, known_keys, load
+from pipeline.errors import ConfigError
+
+PLACES = ["source.uri=in", "archive.uri=out"]
+CONFIGS = sorted((Path(__file__).parents[1] / "configs" / "recompress").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_every_shipped_config_loads(path):
+    config = load(RecompressConfig, str(path))
+    assert config.source.uri
+    assert config.codec.rate
+
+
+def test_overrides_win_over_flags_and_flags_over_the_file(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("source: {uri: a}\narchive: {uri: b}\ncodec: {name: webp, quality: 70}\n")
+    config = load(RecompressConfig, str(path), ["codec.quality=40"], {"source.uri": "c", "codec.quality": 50})
+    assert (config.source.uri, config.codec.name, config.codec.quality) == ("c", "webp", 40)
+
+
+@pytest.mark.parametrize(
+    ("inside", "override", "rate"),
+    [
+        ("quality: 70", "codec.target.psnr_db=34", {"psnr_db": 34}),
+        ("target: {psnr_db: 34}", "codec.quality=20", {"quality": 20}),
+        ("target: {psnr_db: 34}", "codec.target={ms_ssim: 0.9}", {"ms_ssim": 0.9}),
+        ("name: webp", "codec.name=jxl", {"quality": 60}),
+    ],
+)
+def test_a_rate_on_the_command_line_replaces_the_one_in_the_file(tmp_path, inside, override, rate):
+    path = tmp_path / "c.yaml"
+    path.write_text(f"source: {{uri: a}}\narchive: {{uri: b}}\ncodec: {{{inside}}}\n")
+    found = load(RecompressConfig, str(path), [override]).codec.rate
+    assert {name: getattr(found, name) for name in rate} == rate
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["archve.uri=x"], "did you mean 'archive'"),
+        (["codec.qualty=3"], "did you mean 'codec.quality'"),
+        (["quality=3"], "did you mean 'codec.quality'"),
+        (["codec.target.psnr=3"], "did you mean 'codec.target.psnr_db'"),
+        (["zzz=1"], "known keys are source, archive"),
+        (["codec.quality=300"], "expected a number in"),
+        (["codec.quality=3", "codec.target.psnr_db=30"], "exactly one"),
+        (["codec=jpeg"], "codec is 'jpeg'"),
+        (["source.uri.x=1"], "not a section"),
+        (["source.kind=zip"], "source.kind"),
+        (["error_budget=2"], "error_budget"),
+        (["nonsense"], "expected key=value"),
+    ],
+)
+def test_mistakes_are_named(overrides, sentence):
+    with pytest.raises(ConfigError, match=sentence) as error:
+        load(RecompressConfig, None, [*PLACES, *overrides])
+    assert "\n" not in str(error.value)
+
+
+def test_what_is_missing_is_named():
+    with pytest.raises(ConfigError, match="--archive"):
+        load(RecompressConfig, None, ["source.uri=x"])
+
+
+@pytest.mark.parametrize("text", ["a: [", "- 1", "\x00"])
+def test_files_that_are_no_config_are_named(tmp_path, text):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"c\.yaml"):
+        load(RecompressConfig, str(path))
+
+
+def test_known_keys_include_sections_and_what_is_in_them():
+    assert {"codec", "codec.target.psnr_db", "resources.actors", "error_budget"} <= set(known_keys(RecompressConfig))
