@@ -64,7 +64,7 @@ def _macs(network: nn.Module, *inputs: torch.Tensor) -> int:
     counted: list[int] = []
 
     def count(layer: nn.Module, _: object, output: torch.Tensor) -> None:
-        counted.append(output.numel() * layer.weight[0].numel())  # type: ignore[index, union-attr]
+        counted.append(output.numel() * layer.weight[0].numel())  # type: ignore[index]
 
     layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
     transposed = [layer for layer in network.modules() if isinstance(layer, nn.ConvTranspose2d)]
