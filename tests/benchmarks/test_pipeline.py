@@ -11,9 +11,15 @@ from PIL import Image
 from tests.benchmarks import pipeline
 from tests.benchmarks.watch import watch
 
-pytestmark = pytest.mark.skipif(
-    not Path("/proc/self/smaps_rollup").exists(), reason="memory is read from Linux's /proc"
-)
+WATCHABLE = Path("/proc/self/smaps_rollup").exists()
+pytestmark = pytest.mark.skipif(not WATCHABLE, reason="memory and CPU time are read from Linux's /proc")
+BUSY_CHILD = """
+import time
+held, stop = b"x" * (64 << 20), time.process_time() + 0.3
+while time.process_time() < stop:
+    pass
+time.sleep(1.5)
+"""
 
 
 @pytest.fixture
