@@ -68,8 +68,8 @@ class Networks:
         height_px, width_px = rgb.shape[:2]
         grid, quality = Grid.of(height_px, width_px), self._quality(quality_centi)
         gain = self.transforms.gain(quality)
-        y, error_bits = self._latents(rgb, quality) * gain, self._error_bits(quality_centi, gain[0])
-        z = self._round(self.transforms.h_a(torch.asinh(y))[0])
+        y, error_bits = self._latents(rgb, quality, gain), self._error_bits(quality_centi, gain[0])
+        z = self._hyper_latents(y)
         y_hat = y[0, :, : grid.height, : grid.width]
         symbols = np.empty(y_hat.shape, dtype=np.int16)
         for rows, position, mu in self._bands(grid, quality_centi, z):
@@ -119,8 +119,16 @@ class Networks:
         bits = self.bits[index, value.clamp_max(RDO_REACH).long()]
         return bits + error_bits * (magnitude - value).square()
 
-    def _round(self, z: Tensor) -> Tensor:
-        return z.double().round().clamp(-VALUE_LIMIT, VALUE_LIMIT)
+    def _hyper_latents(self, y: Tensor) -> Tensor:
+        """round(h_a) over tiles of y (1, M, 4 hz, 4 wz) in quantiser steps: z (N, hz, wz), integers as float64."""
+
+        def tile(top: int, bottom: int, left: int, right: int) -> Tensor:
+            part = torch.asinh(y[:, :, top // 16 : bottom // 16, left // 16 : right // 16])
+            return self.transforms.h_a(part)
+
+        height_px, width_px = 16 * y.shape[2], 16 * y.shape[3]
+        z = torch.empty(1, self.model.spec["hyper"], height_px // 64, width_px // 64, device=self.device)
+        return _tiled(height_px, width_px, tile, z, 64)[0].double().round().clamp(-VALUE_LIMIT, VALUE_LIMIT)
 
     def _bands(self, grid: Grid, quality_centi: int, z: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """(rows of y, fixed-point scale position, mu in quantiser steps) of each band."""
@@ -131,15 +139,15 @@ class Networks:
             mu = mean.float() * (0.5**integer.ACTIVATION_BITS) * integer.sigma_of(position.float())
             yield band.rows, position, mu
 
-    def _latents(self, rgb: np.ndarray, quality: Tensor) -> Tensor:
-        """g_a over tiles: (1, M, 4 hz, 4 wz), the picture's edges repeated to multiples of 64."""
+    def _latents(self, rgb: np.ndarray, quality: Tensor, gain: Tensor) -> Tensor:
+        """g_a over tiles, in quantiser steps: (1, M, 4 hz, 4 wz), the picture's edges repeated to multiples of 64."""
 
         def tile(top: int, bottom: int, left: int, right: int) -> Tensor:
             x = torch.from_numpy(rgb[top:bottom, left:right].copy()).to(self.device)
             x = x.permute(2, 0, 1)[None].float().div_(255)
             x = pad_to(x, 64).contiguous(memory_format=torch.channels_last)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                return self.transforms.g_a(x, quality)
+                return self.transforms.g_a(x, quality) * gain
 
         return _tiled(rgb.shape[0], rgb.shape[1], tile, self._empty_latents(rgb.shape[:2]), 16)
 
@@ -150,11 +158,11 @@ class Networks:
     def _picture(self, y_hat: Tensor, symbols: Symbols) -> np.ndarray:
         """g_s over tiles, to 8 bits; gray pictures get the mean of the channels."""
         quality = self._quality(symbols.quality_centi)
-        y_hat = y_hat / self.transforms.gain(quality)
+        gain = self.transforms.gain(quality)
         out = torch.empty(1, 3, 16 * y_hat.shape[2], 16 * y_hat.shape[3], dtype=torch.uint8, device=self.device)
 
         def tile(top: int, bottom: int, left: int, right: int) -> Tensor:
-            part = y_hat[:, :, top // 16 : bottom // 16, left // 16 : right // 16]
+            part = y_hat[:, :, top // 16 : bottom // 16, left // 16 : right // 16] / gain
             x_hat = self.transforms.g_s(part.contiguous(memory_format=torch.channels_last), quality)
             if symbols.gray:
                 x_hat = x_hat.mean(1, keepdim=True).expand(-1, 3, -1, -1)

@@ -19,7 +19,7 @@ from pipeline.entropy.coder import SymbolDecoder, SymbolEncoder, Words
 from pipeline.errors import BitstreamError
 from pipeline.nn import integer
 
-BAND_POSITIONS = 4096
+BAND_POSITIONS = 1024
 HALO_ROWS = 2
 PIXEL_LIMIT = 500_000_000
 
