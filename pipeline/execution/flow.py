@@ -30,6 +30,7 @@ from pipeline.stages.read import Chunk, read_unit
 from pipeline.stages.work import Work, pack, unpack
 
 MAX_RESTARTS, MAX_RETRIES = 3, 3
+PATIENCE = 2  # deaths on a machine after which its actors try every image in a child first
 _BLOCKS = 4096
 
 
@@ -102,7 +103,7 @@ class AnalysePool:
         for chunk, meta in _chunks(batch, self._steps):
             works: list[Work] = []
             if not self._steps.archive.is_committed(meta.part_id):
-                with attempt(self._ticket.run_id, f"{meta.part_id}-a") as died_before:
+                with attempt(self._ticket.run_id, f"{meta.part_id}-a", PATIENCE) as died_before:
                     works = self._works(chunk, died_before)
             yield _chunk_row(meta, works)
 

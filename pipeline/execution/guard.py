@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import signal
 import struct
 import subprocess
@@ -29,16 +30,31 @@ _ALIVE = b"\x01"
 
 
 @contextmanager
-def attempt(run_id: str, key: str) -> Iterator[bool]:
-    """Marks `key` as being worked on here; True when an earlier attempt on this machine never came back."""
-    marker = Path(tempfile.gettempdir()) / f"shardpress-{run_id}" / key
-    marker.parent.mkdir(exist_ok=True)
-    died_before = marker.exists()
+def attempt(run_id: str, key: str, patience: int | None = None) -> Iterator[bool]:
+    """Marks `key` as being worked on here; True when an earlier attempt on this machine never came back.
+
+    With `patience`, also True for every key once so many have died: an actor has few lives, and none to waste.
+    """
+    folder = _folder(run_id)
+    folder.mkdir(exist_ok=True)
+    marker, tombstone = folder / key, folder / f"{key}.died"
+    if marker.exists():
+        tombstone.touch()
     marker.touch()
+    impatient = patience is not None and len(list(folder.glob("*.died"))) >= patience
     try:
-        yield died_before
+        yield impatient or tombstone.exists()
     finally:
         marker.unlink(missing_ok=True)
+
+
+def forget(run_id: str) -> None:
+    """Removes the marks of a run that is over."""
+    shutil.rmtree(_folder(run_id), ignore_errors=True)
+
+
+def _folder(run_id: str) -> Path:
+    return Path(tempfile.gettempdir()) / f"shardpress-{run_id}"
 
 
 class Probe:

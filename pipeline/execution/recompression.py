@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.archive import Archive, RunLock, Unit, create_or_open, plan
 from pipeline.codecs.base import Codec, SplitCodec
-from pipeline.execution import cluster, flow
+from pipeline.execution import cluster, flow, guard
 from pipeline.execution.cluster import Resources
 from pipeline.execution.ticket import Ticket
 from pipeline.sources import Source
@@ -105,10 +105,14 @@ def new_run_id() -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
 
 
-def _tallies(units: Sequence[Unit], ticket: Ticket, resources: Resources) -> Any:
-    if units:
+def _tallies(units: Sequence[Unit], ticket: Ticket, resources: Resources) -> Iterator[Tally]:
+    if not units:
+        return
+    try:
         with cluster.connected(resources):
             yield from flow.run(units, ticket, resources)
+    finally:
+        guard.forget(ticket.run_id)
 
 
 def _tell(lock: RunLock, total: Tally, units: Sequence[Unit]) -> None:
