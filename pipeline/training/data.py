@@ -39,7 +39,7 @@ def read_files(path: str | Path) -> Iterator[tuple[str, bytes]]:
 
 def _pixels(item: tuple[str, bytes]) -> np.ndarray:
     with Image.open(io.BytesIO(item[1])) as image:
-        return np.asarray(image.convert("RGB"))
+        return np.array(image.convert("RGB"))
 
 
 def load_photos(path: str | Path, min_side_px: int = 64) -> list[np.ndarray]:
@@ -55,34 +55,37 @@ class Crops:
     """Random square crops, flipped and turned by quarter turns; the generator's state is the whole state.
 
     Photos are drawn by area, so that every pixel is as likely as any other. Those smaller than the crop
-    are mirrored out to its size.
+    are mirrored out to its size. They rest on `device`, where crops are cut, so that no pixel travels twice.
     """
 
-    def __init__(self, photos: Sequence[np.ndarray], seed: int) -> None:
-        self.photos = photos
+    def __init__(self, photos: Sequence[np.ndarray], seed: int, device: str | torch.device = "cpu") -> None:
+        self.photos = [torch.from_numpy(np.require(p, requirements="CW")).to(device) for p in photos]
         areas = np.array([p.shape[0] * p.shape[1] for p in photos], dtype=np.float64)
         self.probabilities = areas / areas.sum()
         self.rng = np.random.default_rng(seed)
 
-    def crop(self, size_px: int) -> np.ndarray:
+    def crop(self, size_px: int) -> Tensor:
         """One (size, size, 3) uint8 crop."""
         photo = self.photos[self.rng.choice(len(self.photos), p=self.probabilities)]
         height, width = photo.shape[:2]
         top = self.rng.integers(0, max(height - size_px, 0) + 1)
         left = self.rng.integers(0, max(width - size_px, 0) + 1)
         crop = photo[top : top + size_px, left : left + size_px]
-        missing = (size_px - crop.shape[0], size_px - crop.shape[1])
-        if max(missing) > 0:
-            crop = np.pad(crop, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="symmetric")
-        crop = np.rot90(crop, int(self.rng.integers(0, 4)))
-        return crop[:, ::-1] if self.rng.integers(0, 2) else crop
+        crop = _mirrored(_mirrored(crop, 0, size_px), 1, size_px)
+        crop = torch.rot90(crop, int(self.rng.integers(0, 4)))
+        return crop.flip(1) if self.rng.integers(0, 2) else crop
 
     def batch(self, count: int, size_px: int) -> Tensor:
         """(count, 3, size, size) uint8."""
-        crops = np.stack([self.crop(size_px) for _ in range(count)])
-        return torch.from_numpy(crops).permute(0, 3, 1, 2)
+        return torch.stack([self.crop(size_px) for _ in range(count)]).permute(0, 3, 1, 2)
 
     def patches(self, count: int, size_px: int = 16) -> np.ndarray:
         """(count, 3 * size^2) float64 in [0, 1], in pixel_unshuffle's channel order, for the KLT."""
-        crops = np.stack([self.crop(size_px) for _ in range(count)])
-        return crops.transpose(0, 3, 1, 2).reshape(count, -1) / 255.0
+        return self.batch(count, size_px).reshape(count, -1).cpu().numpy() / 255.0
+
+
+def _mirrored(crop: Tensor, axis: int, size_px: int) -> Tensor:
+    """`crop` continued by its mirror image, and that by its own, until it is `size_px` long."""
+    while crop.shape[axis] < size_px:
+        crop = torch.cat([crop, crop.flip(axis)], axis)
+    return crop.narrow(axis, 0, size_px)

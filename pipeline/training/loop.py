@@ -62,7 +62,7 @@ class Trainer:
         held = photos[:: max(1, len(photos) // spec.holdout)][: spec.holdout]
         held_ids = {id(p) for p in held}
         self.holdout = [p for p in held if min(p.shape[:2]) >= 256] or held
-        self.crops = Crops([p for p in photos if id(p) not in held_ids] or photos, spec.seed)
+        self.crops = Crops([p for p in photos if id(p) not in held_ids] or photos, spec.seed, self.device)
         torch.manual_seed(spec.seed)
         self.model = MeanScaleHyperprior(spec.model)
         mean, basis, std = (torch.from_numpy(a).float() for a in klt(self.crops.patches(spec.klt_patches)))
@@ -114,7 +114,7 @@ class Trainer:
         large = self.progress >= spec.large_from
         size = spec.large_crop_px if large else spec.crop_px
         count = max(1, spec.batch * spec.crop_px**2 // size**2)
-        x = self.crops.batch(count, size).to(self.device, non_blocking=True)
+        x = self.crops.batch(count, size)
         x = x.float().div_(255).contiguous(memory_format=torch.channels_last)
         quality = torch.from_numpy((self.crops.rng.random() + np.arange(count) / count) % 1).float().to(self.device)
         lr = self.learning_rate()

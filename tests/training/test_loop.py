@@ -143,3 +143,25 @@ def test_the_log_is_json(pictures, tmp_path):
     _, log = run(SPEC, pictures, tmp_path)
     assert json.loads(json.dumps(log)) == json.loads(json.dumps(log))
     assert any("validation" in record for record in log)
+
+
+def test_the_bare_trainer_needs_no_package_but_four(photos, tmp_path):
+    """torch, NumPy, Pillow and safetensors: everything else of ours is made unimportable."""
+    import subprocess
+    import sys
+
+    forbidden = ["constriction", "pydantic", "typer", "ray", "pyarrow", "fsspec", "yaml", "rich", "imagecodecs"]
+    spec = {"steps": 2, "batch": 1, "crop_px": 64, "large_crop_px": 64, "klt_patches": 1000, "holdout": 1}
+    spec |= {
+        "model": {"latent": 48, "width": 16, "encoder_blocks": 1, "decoder_blocks": 1, "hyper_width": 32, "hyper": 8}
+    }
+    script = (
+        f"import sys; sys.modules.update(dict.fromkeys({forbidden}))\n"
+        "from pipeline.training.__main__ import main\n"
+        f"main(['--data', {str(photos[0].parent)!r}, '--out', {str(tmp_path)!r}, '--device', 'cpu', "
+        f"'--spec', {json.dumps(spec)!r}])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "ema.safetensors").stat().st_size > 1000
+    assert "mpix_per_s" in done.stdout

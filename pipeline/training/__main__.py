@@ -1,0 +1,55 @@
+"""The bare trainer: `python -m pipeline.training --data FOLDER --out FOLDER [--spec JSON]`.
+
+For a borrowed machine that has torch, NumPy, Pillow and safetensors and nothing else. It writes the same checkpoint and
+log as `jobs.train`, which exports them (`--export-only`), and the EMA weights in fp16, small enough to carry.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from pipeline.nn.spec import HyperpriorSpec
+from pipeline.training.data import load_photos
+from pipeline.training.loop import Trainer
+from pipeline.training.spec import TrainSpec
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument(
+        "--spec", default="{}", help='fields of TrainSpec, e.g. {"minutes": 20, "model": {"width": 96}}'
+    )
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args(argv)
+    fields = json.loads(options.spec)
+    spec = TrainSpec(**(fields | {"model": HyperpriorSpec(**fields.get("model", {}))}))
+    options.out.mkdir(parents=True, exist_ok=True)
+    photos = load_photos(options.data)
+    print(f"{len(photos)} photos, {sum(p.size for p in photos) / 3e6:.0f} MPix", flush=True)
+    trainer = Trainer(spec, photos, options.out, options.device)
+    mpix, started, first = spec.batch * spec.crop_px**2 / 1e6, time.monotonic(), trainer.step
+    with (options.out / "log.jsonl").open("a") as log:
+
+        def record(entry: dict[str, object]) -> None:
+            log.write(json.dumps(entry) + "\n")
+            log.flush()
+            speed = (trainer.step - first) * mpix / (time.monotonic() - started)
+            print(json.dumps(entry | {"mpix_per_s": round(speed, 2)}), flush=True)
+
+        trainer.run(record)
+    weights = {name: value.half().contiguous() for name, value in trainer.ema.weights.items()}
+    save_file(weights, options.out / "ema.safetensors")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
