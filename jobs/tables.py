@@ -21,21 +21,19 @@ def show(report: Report) -> None:
 
     total = report.total
     rows = report.rows() if 0 < total.images <= FEW_IMAGES else []
-    cells = [*(_cells(row) for row in rows), _total_cells(total)]
-    width = max(sum(max(len(line[at]) for line in [_COLUMNS, *cells]) + 2 for at in range(len(_COLUMNS))), 40)
+    lines = [_COLUMNS, *(_cells(row) for row in rows), _total_cells(total)]
+    needed = [max(len(line[at]) for line in lines) for at in range(len(_COLUMNS))]
+    gaps = 2 * (len(_COLUMNS) - 1)
     # A pipe has no width of its own, and a table cut at 80 columns would lose its numbers.
-    console = Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=width)
-    table = Table(box=None, header_style="bold", pad_edge=False)
-    for at, column in enumerate(_COLUMNS):
-        if column == "image":
-            table.add_column(column, overflow="ellipsis", no_wrap=True, min_width=8)
-        else:
-            side: Any = "left" if column == "status" else "right"
-            needed = max(len(line[at]) for line in [_COLUMNS, *cells])
-            table.add_column(column, justify=side, no_wrap=True, min_width=needed)
-    for line in cells[:-1]:
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else max(80, sum(needed) + gaps))
+    needed[0] = max(12, min(needed[0], console.width - sum(needed[1:]) - gaps))  # names give way, numbers do not
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for column, width in zip(_COLUMNS, needed, strict=True):
+        side: Any = "left" if column in ("image", "status") else "right"
+        table.add_column(column, justify=side, no_wrap=True, overflow="ellipsis", width=width)
+    for line in lines[1:-1]:
         table.add_row(*line)
-    table.add_row(*cells[-1], style="bold")
+    table.add_row(*lines[-1], style="bold")
     console.print(table)
     for row in rows:
         if row["reason"]:
