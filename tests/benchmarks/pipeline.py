@@ -3,8 +3,8 @@
     python -m tests.benchmarks.pipeline [--codec cnn|webp|...] [--photos 7] [--times 10]        (make bench)
 
 The source is tar shards, each with the same sample photos under new names, so that all parts are equal: steady
-state is what was committed after the first part, over the time from the first to the last commit. The bare loop
-runs before and after, and the mean of the two counts, since machines drift.
+state is what was committed after the first part, over the time from the first to the last commit. The bare loops
+run before and after, and their mean counts, since machines drift.
 """
 
 from __future__ import annotations
@@ -53,19 +53,39 @@ class Run:
     encoded: int = 0
     first_part_s: float = 0.0
 
+    @property
+    def whole(self) -> float:
+        """MPix/s from the command to its end."""
+        return self.mpx / self.watched.elapsed_s
+
     def row(self) -> dict[str, str]:
-        elapsed_s = self.watched.elapsed_s
         return {
             "run": self.name,
             "images": str(self.images),
             "MPix": f"{self.mpx:.1f}",
-            "wall s": f"{elapsed_s:.1f}",
-            "MPix/s, whole run": f"{self.mpx / elapsed_s:.2f}",
+            "wall s": f"{self.watched.elapsed_s:.1f}",
+            "MPix/s, whole run": f"{self.whole:.2f}",
             "MPix/s, steady": f"{self.steady_mpx_per_s:.2f}" if self.steady_mpx_per_s else "-",
             "CPU s": f"{self.cpu_s:.1f}",
             "peak MiB": f"{self.watched.peak_mib:.0f}",
             "processes": str(self.watched.processes),
         }
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Everything one benchmark measured; loops ran before and after the pipeline."""
+
+    loops: tuple[Run, ...]
+    checked: tuple[Run, ...]
+    one_photo: Run
+    small: Run
+    large: Run
+
+    @property
+    def further_cpu(self) -> float:
+        """CPU seconds per MPix beyond the small run: what remains when start-up is paid."""
+        return (self.large.cpu_s - self.small.cpu_s) / (self.large.mpx - self.small.mpx)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         runs = _measured(Path(folder), photos, options.times, job)
     threads = f"{job.threads} of torch in the loop and in the pool's one actor"
-    print(report(runs, options.times))
+    print(report(runs))
     print(f"\n{conditions('tests.benchmarks.pipeline', words, threads, data_set(photos))}")
     return 0
 
@@ -99,13 +119,13 @@ def _spread(photos: Sequence[Path], count: int) -> list[Path]:
     return [photos[k * len(photos) // count] for k in range(min(count, len(photos)))]
 
 
-def _measured(folder: Path, photos: Sequence[Path], times: int, job: Job) -> list[Run]:
-    """[loop, loop, one photo, 1x, many]."""
-    before = bare(photos, folder, job)
+def _measured(folder: Path, photos: Sequence[Path], times: int, job: Job) -> Runs:
+    loop, checked = bare(photos, folder, job), bare(photos, folder, job, checked=True)
     one_photo = recompressed("recompress, one photo", shards(photos[:1], folder / "one", 1), folder / "a1", job)
     small = recompressed("recompress, 1x", shards(photos, folder / "small", 1), folder / "a2", job)
     large = recompressed(f"recompress, {times}x", shards(photos, folder / "large", times), folder / "a3", job)
-    return [before, bare(photos, folder, job), one_photo, small, large]
+    checked_again, loop_again = bare(photos, folder, job, checked=True), bare(photos, folder, job)
+    return Runs((loop, loop_again), (checked, checked_again), one_photo, small, large)
 
 
 def shards(photos: Sequence[Path], folder: Path, count: int) -> Path:
@@ -118,17 +138,18 @@ def shards(photos: Sequence[Path], folder: Path, count: int) -> Path:
     return folder
 
 
-def bare(photos: Sequence[Path], folder: Path, job: Job) -> Run:
+def bare(photos: Sequence[Path], folder: Path, job: Job, checked: bool = False) -> Run:
     """The loop over the photos, the first one twice, since it is not counted."""
     source = folder / "loop"
     shutil.rmtree(source, ignore_errors=True)
     source.mkdir()
     for number, path in enumerate([photos[0], *photos]):
         shutil.copyfile(path, source / f"{number:04d}-{path.name}")
-    words = [str(source), "--codec", job.codec, "--quality", f"{job.quality:g}"]
+    words = [str(source), "--codec", job.codec, "--quality", f"{job.quality:g}", *(["--checked"] if checked else [])]
     watched = watch([sys.executable, "-m", "tests.benchmarks.bare", *words], job.environment)
     found = json.loads(watched.stdout)
-    return Run("bare loop", found["images"], found["mpx"], found["mpx"] / found["loop_s"], found["loop_cpu_s"], watched)
+    name = "bare loop, checked" if checked else "bare loop"
+    return Run(name, found["images"], found["mpx"], found["mpx"] / found["loop_s"], found["loop_cpu_s"], watched)
 
 
 def recompressed(name: str, source: Path, archive: Path, job: Job) -> Run:
@@ -145,23 +166,32 @@ def recompressed(name: str, source: Path, archive: Path, job: Job) -> Run:
     return Run(name, len(rows), sum(mpx), steady, watched.cpu_s, watched, encoded, commits[0] - watched.started_at)
 
 
-def report(runs: Sequence[Run], times: int) -> str:
-    before, after, one_photo, small, large = runs
-    loop = (before.steady_mpx_per_s + after.steady_mpx_per_s) / 2
-    whole = large.mpx / large.watched.elapsed_s
-    loop_cpu = (before.cpu_s + after.cpu_s) / (before.mpx + after.mpx)
-    more_cpu = (large.cpu_s - small.cpu_s) / (large.mpx - small.mpx)
+def report(runs: Runs) -> str:
+    one_photo, small, large = runs.one_photo, runs.small, runs.large
+    size = large.name.rpartition(" ")[2]
     ratios = {
-        "steady MPix/s against the bare loop": f"{large.steady_mpx_per_s / loop:.2f}",
-        f"whole run of {times}x against the bare loop, start-up included": f"{whole / loop:.2f}",
-        "CPU seconds per further MPix against the bare loop": f"{more_cpu / loop_cpu:.2f}",
-        f"peak memory of {times}x against 1x": f"{large.watched.peak_mib / small.watched.peak_mib:.2f}",
+        "steady MPix/s against the bare loop": f"{large.steady_mpx_per_s / _steady(runs.loops):.2f}",
+        "steady MPix/s against the loop that checks, too": f"{large.steady_mpx_per_s / _steady(runs.checked):.2f}",
+        f"whole run of {size}, start-up included, against the bare loop": f"{large.whole / _steady(runs.loops):.2f}",
+        "CPU seconds per further MPix against the bare loop": f"{runs.further_cpu / _cpu(runs.loops):.2f}",
+        "CPU seconds per further MPix against the loop that checks": f"{runs.further_cpu / _cpu(runs.checked):.2f}",
+        f"peak memory of {size} against 1x": f"{large.watched.peak_mib / small.watched.peak_mib:.2f}",
         "start-up, command to the first committed part of one photo": f"{one_photo.first_part_s:.1f} s",
         "end, last commit to exit, one photo": f"{one_photo.watched.elapsed_s - one_photo.first_part_s:.1f} s",
-        f"photos that ended as encoded, {times}x": f"{large.encoded} of {large.images}",
+        f"photos that ended as encoded, {size}": f"{large.encoded} of {large.images}",
     }
+    rows = [*runs.loops, *runs.checked, one_photo, small, large]
     figures = table({"ratio": name, "value": value} for name, value in ratios.items())
-    return f"{table(run.row() for run in runs)}\n\n{figures}"
+    return f"{table(run.row() for run in rows)}\n\n{figures}"
+
+
+def _steady(loops: Sequence[Run]) -> float:
+    return sum(run.steady_mpx_per_s for run in loops) / len(loops)
+
+
+def _cpu(loops: Sequence[Run]) -> float:
+    """CPU seconds per MPix."""
+    return sum(run.cpu_s for run in loops) / sum(run.mpx for run in loops)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,8 @@ def test_loop_and_pipeline_code_the_same_pixels(crops: list[Path], tmp_path: Pat
     assert 0 < run.first_part_s < run.watched.elapsed_s
     assert run.watched.processes > 1
     small = pipeline.Run("small", 2, run.mpx / 2, 0.0, run.cpu_s / 2, run.watched)
-    text = pipeline.report([loop, loop, run, small, run], 2)
+    checked = pipeline.bare(crops, tmp_path, job, checked=True)
+    text = pipeline.report(pipeline.Runs((loop,), (checked,), run, small, run))
     assert "| recompress, 2x " in text
     assert "4 of 4" in text
 
