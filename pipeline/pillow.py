@@ -77,7 +77,7 @@ def _save(image: Image.Image, target: IO[bytes], filename: str | bytes | os.Path
     asked: dict[str, Any] = dict(image.encoderinfo)
     goals = {name: asked[name] for name in _TARGETS if asked.get(name) is not None}
     dressed = image.copy()
-    dressed.info = {**image.info, **_metadata(asked)}
+    dressed.info = image.info | _metadata(asked)
     with _pillow_errors():
         target.write(
             single.encode(
@@ -90,7 +90,7 @@ def _save(image: Image.Image, target: IO[bytes], filename: str | bytes | os.Path
         )
 
 
-def _metadata(asked: dict[str, Any]) -> dict[str, Any]:
+def _metadata(asked: dict[str, Any]) -> dict[Any, Any]:
     """EXIF, ICC and XMP as arguments of `save`; they replace what `info` holds, and an empty one removes it."""
     found = {name: asked[name] for name in _INFO if asked.get(name) is not None}
     if isinstance(found.get("exif"), Image.Exif):

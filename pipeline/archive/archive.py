@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,6 +65,10 @@ class Archive:
     ) -> Iterator[StoredImage]:
         """Stored pictures, newest rows only, in bounded memory; see `reader.iter_payloads`."""
         return reader.iter_payloads(self.uri, ids, where, on_error)
+
+    def stored(self, rows: Iterable[dict[str, Any]]) -> Iterator[StoredImage]:
+        """The pictures of these (not rejected) rows of `metrics()`, part by part; for who keeps the table."""
+        return reader.stored(self.uri, rows)
 
     def codec_specs(self) -> dict[str, dict[str, Any]]:
         """Spec id -> spec of every codec that ever wrote here."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -122,6 +122,15 @@ def iter_payloads(
     rows = table.sort_by("part").to_pylist()
     for part in sorted({each["part"] for each in rows}):
         yield from _of_part(archive, part, [each for each in rows if each["part"] == part], on_error)
+
+
+def stored(archive: str, rows: Iterable[dict[str, Any]]) -> Iterator[StoredImage]:
+    """The pictures of these rows of the metrics table, part by part, without another look at that table."""
+    by_part: dict[str, list[dict[str, Any]]] = {}
+    for each in rows:
+        by_part.setdefault(each["part"], []).append(each)
+    for part, wanted in by_part.items():
+        yield from _of_part(archive, part, wanted)
 
 
 def _of_part(

@@ -68,7 +68,9 @@ def rate_of(settings: Mapping[str, Any]) -> Rate:
     return validate_rate(Rate(**{key: float(value) for key, value in settings.items()}))
 
 
-def decoder_for(codec: str, model_id: str | None = None, weights: Callable[[str], bytes] | None = None) -> Codec:
+def decoder_for(
+    codec: str, model_id: str | None = None, weights: Callable[[str], bytes] | None = None, device: str = "auto"
+) -> Codec:
     """A codec that decodes the payloads of rows with these `codec` and `model_id` columns.
 
     `weights(model_id)` gives the weights file, e.g. `archive.weights`; without it the model must be a packaged
@@ -77,7 +79,11 @@ def decoder_for(codec: str, model_id: str | None = None, weights: Callable[[str]
     cls = _class_of(codec)
     if model_id is None or not hasattr(cls, "from_weights"):
         return build(codec)
-    decoder: Codec = build(codec, model=model_id) if weights is None else cls.from_weights(weights(model_id))
+    decoder: Codec
+    if weights is None:
+        decoder = build(codec, model=model_id, device=device)
+    else:
+        decoder = cls.from_weights(weights(model_id), device=device)
     if decoder.model_id != model_id:
         raise ConfigError(
             f"codec {codec}: the payload needs model {model_id}, found {decoder.model_id}; "
