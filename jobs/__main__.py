@@ -12,6 +12,8 @@ JOBS = {
     "verify": "decode and check what an archive holds",
     "encode": "one picture file to one payload",
     "decode": "one payload to one picture file",
+    "evaluate": "codecs x qualities over a data set, as a table and a page",
+    "report": "one page: of an evaluation, or of what an archive holds",
     "train": "fit a codec",
 }
 

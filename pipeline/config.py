@@ -112,6 +112,50 @@ class TrainConfig(Section):
     run: TrainSpec = TrainSpec()
 
 
+class EvaluatedCodec(Section):
+    """A codec and the settings it is measured at: one curve per effort."""
+
+    name: str
+    qualities: list[float] = []  # in [0, 100]; none for lossless codecs
+    efforts: list[int] = []
+    options: dict[str, Any] = {}  # of the codec itself, such as {speed: 4} for avif
+    label: str | None = None  # what its curve is called; its name when unset
+
+
+class FidelitySection(Section):
+    network: str  # any classifier of torchvision.models
+    weights: str = "default"  # torchvision's own, or the URI of a state dict
+    classes: str | None = None  # a file with one class name a line
+    label_pattern: str | None = None  # regular expression over file names; its first group is the class name
+    label_column: str | None = None  # or the column, or tar sibling, that holds it
+
+
+class ReportSection(Section):
+    out: str | None = None  # report.html beside the results when unset
+    anchor: str = "jpeg"
+    focus: str | None = None  # the curve that galleries are about; the learned one, else the best, when unset
+    psnr_db: float | None = None  # sizes are compared at this quality; that of the focus when unset
+    price_per_gb_month: float | None = Field(default=None, ge=0)
+    currency: str = "USD"
+    published: list[str] = []  # names of published curves to draw, or [all]; they are of Kodak
+    worst: int = Field(default=12, ge=0, le=48)
+
+
+class EvaluateConfig(Section):
+    """Everything `jobs.evaluate` can be told; see configs/evaluate/ for examples."""
+
+    source: SourceSection
+    results: ArchiveSection
+    codecs: list[EvaluatedCodec] = Field(min_length=1)
+    sample: int | None = Field(default=None, ge=1)  # images; all when unset
+    seed: int = 0
+    fidelity: FidelitySection | None = None
+    report: ReportSection = ReportSection()
+    error_budget: float = Field(default=1.0, ge=0, le=1)
+    resources: ResourcesSection = ResourcesSection()
+    limits: LimitsSection = LimitsSection()
+
+
 M = TypeVar("M", bound=Section)
 
 

@@ -1,0 +1,114 @@
+"""Torchvision's classifiers, with or without its compiled half.
+
+With a CPU build of torch the compiled part of the torchvision wheel does not load, and `import torchvision` stops at
+`operator torchvision::nms does not exist`. Two operator schemas, defined first, let its Python part (models,
+transforms, feature extraction) work; where torchvision is whole nothing is touched.
+"""
+
+from __future__ import annotations
+
+import difflib
+import io
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from pipeline.errors import ConfigError
+
+RESIZE_PX, CROP_PX = 256, 224
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_SCHEMAS = (
+    "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+    "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
+)
+_held: list[Any] = []  # a library's definitions go when it is collected
+
+
+def torchvision() -> Any:
+    """The module `torchvision`, importable whatever build is installed."""
+    try:
+        import torchvision
+    except RuntimeError as error:
+        if "torchvision::nms" not in str(error):
+            raise
+        library = torch.library.Library("torchvision", "DEF")
+        for schema in _SCHEMAS:
+            library.define(schema)
+        _held.append(library)
+        import torchvision
+    return torchvision
+
+
+class Classifier:
+    """A torchvision classification network; `weights` are the bytes of a state dict, None for torchvision's own.
+
+    A .safetensors or a torch file is read, the latter with `weights_only`. Raises ConfigError for an unknown
+    network, weights that do not fit it, or when torchvision's own cannot be fetched.
+    """
+
+    def __init__(self, network: str, weights: bytes | None, device: str = "auto") -> None:
+        name = "cuda" if device == "auto" and torch.cuda.is_available() else "cpu" if device == "auto" else device
+        self.device = torch.device(name)
+        self.model = _network(network, weights).eval().to(self.device)
+
+    @torch.inference_mode()
+    def top1(self, rgb: np.ndarray) -> int:
+        """The likeliest class of (H, W, 3) uint8 pixels: shorter side to 256 px, middle 224 px, ImageNet statistics."""
+        x = torch.from_numpy(np.ascontiguousarray(rgb)).to(self.device).permute(2, 0, 1)[None].float() / 255
+        height, width = x.shape[2:]
+        scale = RESIZE_PX / min(height, width)
+        size = [max(RESIZE_PX, round(height * scale)), max(RESIZE_PX, round(width * scale))]
+        x = functional.interpolate(x, size, mode="bilinear", antialias=True, align_corners=False)
+        top, left = (size[0] - CROP_PX) // 2, (size[1] - CROP_PX) // 2
+        x = x[:, :, top : top + CROP_PX, left : left + CROP_PX]
+        mean, std = (torch.tensor(values, device=self.device)[:, None, None] for values in (MEAN, STD))
+        return int(self.model((x - mean) / std).argmax(1))
+
+
+def _network(name: str, weights: bytes | None) -> Any:
+    models = torchvision().models
+    known = models.list_models(module=models)
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(known[:8])} ..."
+        raise ConfigError(f"fidelity.network: torchvision has no {name!r}; {hint}")
+    if weights is None:
+        try:
+            return models.get_model(name, weights="DEFAULT")
+        except OSError as error:
+            raise ConfigError(
+                f"fidelity.weights: torchvision could not fetch its own for {name} ({error}); name a local file or URI"
+            ) from error
+    state = {key: value.float() if value.is_floating_point() else value for key, value in _state(weights).items()}
+    try:
+        network = models.get_model(name, num_classes=_class_count(state))
+        network.load_state_dict(state)
+    except RuntimeError as error:
+        first = str(error).splitlines()[-1].strip()
+        raise ConfigError(f"fidelity.weights: they do not fit {name} ({first}); expected its state dict") from error
+    return network
+
+
+def _state(data: bytes) -> dict[str, torch.Tensor]:
+    import pickle
+
+    import safetensors.torch
+
+    try:
+        if data[:2] == b"PK" or data[:1] == b"\x80":
+            found = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+            return dict(found)
+        return safetensors.torch.load(data)
+    except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, TypeError) as error:
+        first = (str(error).splitlines() or ["no message"])[0]
+        raise ConfigError(
+            f"fidelity.weights: not a state dict ({first}); expected a .safetensors or a torch file"
+        ) from error
+
+
+def _class_count(state: dict[str, torch.Tensor]) -> int:
+    """Rows of the last layer."""
+    matrices = [value for value in state.values() if value.ndim >= 2]
+    return int(matrices[-1].shape[0]) if matrices else 1000

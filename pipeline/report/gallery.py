@@ -1,0 +1,115 @@
+"""The worst images: before and after under a slider, where the error is, and where the bits went.
+
+The slider shows the 1:1 window with the largest error, so that nothing is hidden by shrinking; the maps show the whole
+picture with that window outlined.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.codecs.base import Codec
+from pipeline.errors import PipelineError
+from pipeline.report import pictures
+
+BLOCK_PX = 16
+BUDGET_BYTES = 3_000_000
+# One scale for every error map of a page, so that they can be compared: 24 of 255 levels is plainly visible.
+ERROR_TOP = 24.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Specimen:
+    """One image to show. `bits` is (h, w) bits per 16 x 16 px block, or None for codecs without an entropy model."""
+
+    before: np.ndarray
+    after: np.ndarray
+    bits: np.ndarray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Exhibit:
+    """One image as the page shows it; `problem` stands for the pictures when there are none."""
+
+    name: str
+    facts: str
+    problem: str | None = None
+    before: str = ""
+    after: str = ""
+    width: int = 0
+    height: int = 0
+    error: str = ""
+    bits: str = ""
+    bits_top: str = ""
+    window: dict[str, str] | None = None
+    aspect: str = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """Which image, and what its caption says; equal `key`s are the same picture."""
+
+    key: int
+    name: str
+    facts: str
+
+
+Fetch = Callable[[int], Specimen]
+
+
+def exhibits(lists: Sequence[Sequence[Wanted]], fetch: Fetch) -> list[list[Exhibit]]:
+    """The galleries of `lists`; an image on two of them is fetched once, and one that cannot be had says why."""
+    keys = {wanted.key for each in lists for wanted in each}
+    limit = BUDGET_BYTES // max(1, 2 * sum(len(each) for each in lists))
+    shown: dict[int, Exhibit] = {}
+    for key in sorted(keys):
+        try:
+            shown[key] = _exhibit(fetch(key), limit)
+        except PipelineError as error:
+            shown[key] = Exhibit("", "", problem=str(error))
+    return [[_captioned(shown[wanted.key], wanted) for wanted in each] for each in lists]
+
+
+def _captioned(exhibit: Exhibit, wanted: Wanted) -> Exhibit:
+    from dataclasses import replace
+
+    return replace(exhibit, name=wanted.name, facts=wanted.facts)
+
+
+def _exhibit(found: Specimen, limit_bytes: int) -> Exhibit:
+    error = pictures.error_of(found.before, found.after)
+    window = pictures.worst_window(error)
+    top, left, height, width = window
+    crop = np.s_[top : top + height, left : left + width]
+    bits, bits_top = "", ""
+    if found.bits is not None:
+        density = found.bits / BLOCK_PX**2
+        highest = float(np.percentile(density, 99)) or float(density.max()) or 1.0
+        bits, bits_top = pictures.heat_map(density, highest), f"{highest:.2f}"
+    return Exhibit(
+        name="",
+        facts="",
+        before=pictures.photo(np.ascontiguousarray(found.before[crop]), limit_bytes),
+        after=pictures.photo(np.ascontiguousarray(found.after[crop]), limit_bytes),
+        width=width,
+        height=height,
+        error=pictures.heat_map(pictures.shrunk(error), ERROR_TOP),
+        bits=bits,
+        bits_top=bits_top,
+        window=pictures.percentages(window, error.shape),
+        aspect=f"{error.shape[1]} / {error.shape[0]}",
+    )
+
+
+def bit_map(codec: Codec, payload: bytes) -> np.ndarray | None:
+    """Bits of each block under the codec's entropy model; None for codecs that have none."""
+    frozen, read = getattr(codec, "frozen", None), getattr(codec, "entropy_decode", None)
+    if frozen is None or read is None:
+        return None
+    from pipeline.codecs.learned.bits import allocation
+
+    found: np.ndarray = allocation(frozen, read(payload))
+    return found

@@ -1,0 +1,26 @@
+"""What a page is asked to show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class PageOptions:
+    """
+    anchor  the curve that BD-rates are against.
+    focus   the curve that galleries are about; a learned one, else the best, when None.
+    psnr_db sizes are compared at this quality; that of the middle setting of the focus, to half a dB, when None.
+    price_per_gb_month  of storage, for saved money; a GB is 10^9 bytes.
+    published  names of published curves, or ["all"].
+    worst   images in each gallery.
+    """
+
+    anchor: str = "jpeg"
+    focus: str | None = None
+    psnr_db: float | None = None
+    price_per_gb_month: float | None = None
+    currency: str = "USD"
+    published: Sequence[str] = ()
+    worst: int = 12

@@ -1,0 +1,48 @@
+"""How numbers are written in a page."""
+
+from __future__ import annotations
+
+import math
+
+from pipeline.report.compare import Estimate
+
+DASH = "–"
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """`value` rounded, "exact" for infinity (a PSNR), a dash for nothing."""
+    if value is None or math.isnan(value):
+        return DASH
+    return "exact" if math.isinf(value) else f"{value:,.{digits}f}"
+
+
+def percent(value: float | None, digits: int = 1) -> str:
+    if value is None or not math.isfinite(value):
+        return DASH
+    return f"{value:.{digits}f} %"
+
+
+def interval(found: Estimate) -> str:
+    """ "-31.2 % (-33.0 to -29.1)" """
+    if found.low is None or found.high is None:
+        return f"{found.value:+.1f} %"
+    return f"{found.value:+.1f} % ({found.low:+.1f} to {found.high:+.1f})"
+
+
+def size(count: float) -> str:
+    """Bytes in units of 1000, as storage is sold."""
+    for unit, step in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if abs(count) >= step:
+            return f"{count / step:.2f} {unit}"
+    return f"{count:.0f} B"
+
+
+def money(amount: float, currency: str) -> str:
+    digits = 2 if amount >= 1 or amount == 0 else 2 - math.floor(math.log10(abs(amount)))
+    return f"{amount:,.{min(digits, 8)}f} {currency}"
+
+
+def short(uri: str, limit: int = 44) -> str:
+    """The name at the end of a URI."""
+    name = uri.rstrip("/").rpartition("/")[2]
+    return name if len(name) <= limit else f"{name[: limit // 2 - 2]}...{name[-limit // 2 + 1 :]}"
