@@ -30,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--quality", type=float, default=60.0)
     parser.add_argument("--checked", action="store_true")
     options = parser.parse_args(argv)
-    codec = registry.build(options.codec, Rate(quality=options.quality))
+    device = {"device": "cpu"} if options.codec == "cnn" else {}
+    codec = registry.build(options.codec, Rate(quality=options.quality), **device)
     code = _checked if options.checked else _encoded
     first, *counted = images_in(options.folder)
     code(codec, decode(first.read_bytes()))

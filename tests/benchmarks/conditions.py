@@ -62,8 +62,17 @@ def commit() -> str:
 
 
 def hardware() -> str:
-    """CPU model, how many CPUs this process may use, memory; GPUs are named by the scripts that use one."""
+    """CPU model, how many CPUs this process may use, memory; a script that uses a GPU adds `gpu`."""
     return f"{_cpu_model()}, {usable_cpus()} of {os.cpu_count()} CPUs, {_memory_gib():.0f} GiB"
+
+
+def gpu(device: str) -> str:
+    """ " (NVIDIA ...)" for a CUDA device, nothing for the CPU."""
+    if not device.startswith("cuda"):
+        return ""
+    import torch
+
+    return f" ({torch.cuda.get_device_name(device)})"
 
 
 def usable_cpus() -> int:

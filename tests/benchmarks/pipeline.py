@@ -154,8 +154,8 @@ def bare(photos: Sequence[Path], folder: Path, job: Job, checked: bool = False) 
 
 def recompressed(name: str, source: Path, archive: Path, job: Job) -> Run:
     """`jobs.recompress` of all shards in `source`; no floor and no fallback, so that it codes what the loop codes."""
-    flags = ["--source", str(source), "--archive", str(archive), "--json", "floor.psnr_db=0", "fallback=[]"]
-    settings = [f"codec.name={job.codec}", f"codec.quality={job.quality:g}"]
+    flags = ["--source", str(source), "--archive", str(archive), "--json", "resources.device=cpu"]
+    settings = [f"codec.name={job.codec}", f"codec.quality={job.quality:g}", "floor.psnr_db=0", "fallback=[]"]
     watched = watch([sys.executable, "-m", "jobs.recompress", *flags, *settings])
     rows = Archive(str(archive)).metrics(["width", "height", "status", "committed_at"]).to_pylist()
     commits = sorted(row["committed_at"].timestamp() for row in rows)

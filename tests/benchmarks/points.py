@@ -69,10 +69,13 @@ class Point:
     ms_ssim_db: float
 
 
-def settings_of(codec: str, efforts: Sequence[int], count: int | None = None) -> list[Setting]:
+def settings_of(
+    codec: str, efforts: Sequence[int] = (), count: int | None = None, device: str = "cpu"
+) -> list[Setting]:
     """Settings over the range of a codec; `cnn` has a curve for each effort. `count` thins the qualities out."""
     spec: dict[str, Any] = {"name": codec}
-    variants = {f"cnn effort {e}": spec | {"effort": e} for e in efforts} if codec == "cnn" else {codec: spec}
+    learned = {f"cnn effort {effort}": spec | {"effort": effort, "device": device} for effort in efforts}
+    variants = learned if codec == "cnn" else {codec: spec}
     qualities = _thinned(QUALITIES[codec], count)
     return [Setting(label, json.dumps(spec), q) for label, spec in variants.items() for q in qualities]
 

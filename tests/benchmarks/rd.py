@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tests.benchmarks import conditions
@@ -38,7 +39,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _measured(images: Sequence[Path], options: argparse.Namespace, where: conditions.Conditions) -> Result:
-    settings = [s for codec in options.codecs for s in settings_of(codec, options.effort, options.qualities)]
+    settings = [
+        setting
+        for codec in options.codecs
+        for setting in settings_of(codec, options.effort, options.qualities, options.device)
+    ]
     rows = _rows(images, settings, options.workers)
     found = curves(rows)
     chosen = at_equal_psnr(settings, found, options.speed_psnr_db)
@@ -59,7 +64,8 @@ def _conditions(words: Sequence[str], options: argparse.Namespace, images: Seque
         f"{options.threads} per codec, {options.workers} workers for RD points; speeds: one process, "
         f"first {min(options.speed_images, len(images))} images, in turns, best of {options.rounds} rounds"
     )
-    return conditions.conditions("tests.benchmarks.rd", words, threads, conditions.data_set(images))
+    found = conditions.conditions("tests.benchmarks.rd", words, threads, conditions.data_set(images))
+    return replace(found, hardware=f"{found.hardware}; cnn on {options.device}{conditions.gpu(options.device)}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--effort", type=_integers, default=[1], help="efforts of cnn, one curve each: 0,1")
     add("--qualities", type=int, default=None, help="at most so many settings a codec, at least 4 for a BD-rate")
     add("--workers", type=int, default=1, help="processes for the RD points; speeds are measured by one")
+    add("--device", default="cpu", help="that cnn runs on: cpu, cuda, cuda:1")
     add("--threads", type=int, default=1, help="of torch, in each process")
     add("--rounds", type=int, default=3, help="how often each speed is measured; the best counts")
     add("--speed-images", type=int, default=6, help="speeds are measured on the first so many pictures")
