@@ -15,6 +15,7 @@ JOBS = {
     "evaluate": "codecs x qualities over a data set, as a table and a page",
     "report": "one page: of an evaluation, or of what an archive holds",
     "train": "fit a codec",
+    "serve": "a gallery and pictures of an archive over HTTP",
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import uuid
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +32,12 @@ def press(source: Path | str, archive_uri: Path | str, codec: str = "webp", qual
     chain = [first] if codec == "original" else [first, registry.build("original")]
     decode, spec = Decode(), {"codec": first.spec(), "test": True}
     encode = Encode(chain, Floor(), decode)
-    with archive.run_lock("run", {}):
+    run_id = f"run-{uuid.uuid4().hex[:8]}"
+    with archive.run_lock(run_id, {}):
         for unit in plan(archive, opened.list_items(), spec, shards=opened.items_are_shards):
             for chunk in read_unit(opened, unit):
                 meta = unit.meta(chunk.number, chunk.last, spec)
-                commit(archive, meta, [encode(decode(image)) for image in chunk.images], "run")
+                commit(archive, meta, [encode(decode(image)) for image in chunk.images], run_id)
     return archive
 
 
