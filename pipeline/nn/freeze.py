@@ -7,6 +7,8 @@ safetensors file whose SHA-256 is the identity of the model.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -64,6 +66,26 @@ def freeze(model: MeanScaleHyperprior) -> dict[str, np.ndarray]:
             kind = np.float32 if ".table" in name or name.endswith("y_std") else np.float16
             arrays[name] = value.float().cpu().numpy().astype(kind)
     return arrays
+
+
+def thaw(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+    """The state of a `MeanScaleHyperprior` from frozen arrays, to train on; what was frozen but for rounding."""
+    state = {k: torch.from_numpy(v.astype(np.float32)) for k, v in arrays.items() if k.startswith(FLOAT_PARTS)}
+    for name in ("log2_base", "log2_sigma_z"):
+        state[f"{name}.table"] = torch.from_numpy(arrays[name] / LOG2_SIGMA_UNITS).float()
+    bits_in = 0
+    for name in integer.LAYER_NAMES:
+        weight, bias, shift = (arrays[f"h_s.{name}.{part}"] for part in ("weight", "bias", "shift"))
+        taps, out, fan_in = weight.shape
+        side = 3 if taps == 9 else 1
+        scale = np.full(out, 2.0**WEIGHT_BITS)
+        if name == "out":
+            scale[: out // 2] *= LOG2_SIGMA_UNITS / 2**integer.ACTIVATION_BITS
+        kernel = weight.transpose(1, 2, 0).reshape(out, fan_in, side, side) / scale[:, None, None, None]
+        state[f"h_s.{name}.weight"] = torch.from_numpy(kernel).float()
+        state[f"h_s.{name}.bias"] = torch.from_numpy((bias - 2.0 ** (int(shift[0]) - 1)) / scale / 2.0**bits_in).float()
+        bits_in = integer.ACTIVATION_BITS
+    return state
 
 
 class FrozenTransforms(nn.Module):

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.nn.hyper import HyperAnalysis, HyperSynthesis
-from pipeline.nn.layers import QualityTable, lower_bound, ste_round
+from pipeline.nn.layers import QualityTable, lower_bound, soft_gradient_round, ste_round
 from pipeline.nn.spec import HyperpriorSpec
 from pipeline.nn.transforms import AnalysisTransform, SynthesisTransform
 
@@ -78,7 +78,7 @@ class MeanScaleHyperprior(nn.Module):
     def forward(self, x: Tensor, quality: Tensor) -> Likelihoods:
         """x (B, 3, H, W) in [0, 1], H and W multiples of 64; quality (B,) in [0, 1].
 
-        Mixed quantisation: the decoder sees straight-through rounding, the rate sees additive uniform noise
+        Mixed quantisation: the decoder sees rounding, the rate sees additive uniform noise
         (Minnen & Singh, "Channel-wise Autoregressive Entropy Models", ICIP 2020, section 3.3).
         """
         gain = torch.exp2(self.log2_gain(quality))
@@ -89,7 +89,7 @@ class MeanScaleHyperprior(nn.Module):
         sigma = self.sigma(self.log2_base(quality) + offset)
         residual = y - mean * sigma
         y_bits = gaussian_bits(residual + torch.rand_like(residual) - 0.5, sigma)
-        y_hat = (ste_round(residual) + mean * sigma) / gain
+        y_hat = (soft_gradient_round(residual) + mean * sigma) / gain
         return Likelihoods(self.g_s(y_hat, quality), y_bits.flatten(1).sum(1), z_bits.flatten(1).sum(1))
 
     @staticmethod

@@ -83,7 +83,7 @@ def _network(name: str, weights: bytes | None) -> Any:
             ) from error
     state = {key: value.float() if value.is_floating_point() else value for key, value in _state(weights).items()}
     try:
-        network = models.get_model(name, num_classes=_class_count(state))
+        network = models.get_model(name, num_classes=_class_count(state, models.get_model(name).state_dict()))
         network.load_state_dict(state)
     except RuntimeError as error:
         first = str(error).splitlines()[-1].strip()
@@ -108,7 +108,7 @@ def _state(data: bytes) -> dict[str, torch.Tensor]:
         ) from error
 
 
-def _class_count(state: dict[str, torch.Tensor]) -> int:
-    """Rows of the last layer."""
-    matrices = [value for value in state.values() if value.ndim >= 2]
-    return int(matrices[-1].shape[0]) if matrices else 1000
+def _class_count(state: dict[str, torch.Tensor], usual: dict[str, torch.Tensor]) -> int:
+    """Rows of the last layer, by the name it has in a network of the usual 1000 classes."""
+    last = [name for name, value in usual.items() if value.ndim >= 2][-1]
+    return int(state[last].shape[0]) if last in state else 1000

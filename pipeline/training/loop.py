@@ -17,9 +17,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 from torch import Tensor
 
 from pipeline.errors import TrainingError
+from pipeline.nn.freeze import thaw
 from pipeline.nn.hyperprior import Likelihoods, MeanScaleHyperprior
 from pipeline.nn.klt import klt
 from pipeline.nn.spec import HyperpriorSpec
@@ -47,11 +50,13 @@ def rd_loss(
 
 
 def param_groups(model: MeanScaleHyperprior) -> list[dict[str, Any]]:
-    """At the full rate the gains run away and the KLT dissolves, so both learn ten times slower."""
-    slow_names = (".klt.", "log2_gain.", "modulation.")
-    slow = [p for n, p in model.named_parameters() if any(s in n for s in slow_names)]
-    fast = [p for n, p in model.named_parameters() if not any(s in n for s in slow_names)]
-    return [{"params": fast, "scale": 1.0}, {"params": slow, "scale": 0.1}]
+    """At the full rate gains run away and the KLT dissolves, so these learn ten and fifty times slower."""
+    scales = {"log2_gain.": 0.1, "modulation.": 0.1, ".klt.": 0.02}
+    groups: dict[float, list[torch.nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        scale = next((s for part, s in scales.items() if part in name), 1.0)
+        groups.setdefault(scale, []).append(parameter)
+    return [{"params": parameters, "scale": scale} for scale, parameters in groups.items()]
 
 
 class Trainer:
@@ -65,8 +70,7 @@ class Trainer:
         self.crops = Crops([p for p in photos if id(p) not in held_ids] or photos, spec.seed, self.device)
         torch.manual_seed(spec.seed)
         self.model = MeanScaleHyperprior(spec.model)
-        mean, basis, std = (torch.from_numpy(a).float() for a in klt(self.crops.patches(spec.klt_patches)))
-        self.model.start_from_klt(mean, basis, std)
+        self._start()
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.forward = torch.compile(self.model, dynamic=False) if spec.compile else self.model
         self.optimizer = torch.optim.AdamW(param_groups(self.model), lr=spec.lr, weight_decay=0.0, betas=(0.9, 0.995))
@@ -76,6 +80,18 @@ class Trainer:
         if (out / "checkpoint.pt").exists():
             self._restore(checkpoint.load(out / "checkpoint.pt", self.device))
         self._healthy = self._weights()
+
+    def _start(self) -> None:
+        """Weights of step 0: a KLT of training patches, or a frozen model."""
+        if self.spec.init_from is None:
+            mean, basis, std = (torch.from_numpy(a).float() for a in klt(self.crops.patches(self.spec.klt_patches)))
+            self.model.start_from_klt(mean, basis, std)
+            return
+        try:
+            self.model.load_state_dict(thaw(load_file(self.spec.init_from)))
+        except (OSError, KeyError, RuntimeError, SafetensorError) as error:
+            found = " ".join(str(error).split())[:200]
+            raise TrainingError(f"init_from {self.spec.init_from}: no model of these sizes ({found})") from error
 
     @property
     def progress(self) -> float:

@@ -13,6 +13,7 @@ from pipeline.nn.spec import HyperpriorSpec
 class TrainSpec:
     """One run. `minutes` is training time, summed over resumes; validation and start-up are not counted.
 
+    `init_from` is a model file to start from instead of a KLT; its sizes must be those of `model`.
     `compile` runs the networks through torch.compile, a quarter faster on a CPU after a minute or two of compiling;
     `large_from` is the part of the schedule after which crops grow to `large_crop_px` at equal pixels a step.
     """
@@ -35,4 +36,5 @@ class TrainSpec:
     holdout: int = 16
     klt_patches: int = 30_000
     compile: bool = False
+    init_from: str | None = None
     model: HyperpriorSpec = field(default_factory=HyperpriorSpec)

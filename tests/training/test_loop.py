@@ -165,3 +165,18 @@ def test_the_bare_trainer_needs_no_package_but_four(photos, tmp_path):
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "ema.safetensors").stat().st_size > 1000
     assert "mpix_per_s" in done.stdout
+
+
+def test_a_run_can_start_from_an_exported_model(pictures, tmp_path):
+    trainer, _ = run(SPEC, pictures, tmp_path / "first")
+    trainer.ema.weights["h_s.out.bias"].normal_()
+    (tmp_path / "model.safetensors").write_bytes(export.export(SMALL, trainer.ema.weights, pictures[:1], {}))
+    second = Trainer(replace(SPEC, init_from=str(tmp_path / "model.safetensors")), pictures, tmp_path / "second")
+    for name, value in second.model.state_dict().items():
+        assert torch.allclose(value, trainer.ema.weights[name], atol=2e-3, rtol=2e-3), name
+    with pytest.raises(TrainingError, match="no model of these sizes"):
+        Trainer(
+            replace(SPEC, init_from=str(tmp_path / "model.safetensors"), model=replace(SMALL, width=24)),
+            pictures,
+            tmp_path / "third",
+        )
