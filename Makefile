@@ -21,8 +21,9 @@ $(STAMP): pyproject.toml
 	touch $@
 
 demo: install ## recompress the sample photos to demo/archive, restore them to demo/restored, print a table
+	rm -rf demo
 	$(BIN)/python -m jobs.recompress --config configs/recompress/demo.yaml
-	$(BIN)/python -m jobs.restore --archive demo/archive --out demo/restored --overwrite
+	$(BIN)/python -m jobs.restore --archive demo/archive --out demo/restored
 
 test: install ## all tests
 	$(BIN)/python -m pytest

@@ -20,7 +20,9 @@ def show(report: Report) -> None:
     from rich.table import Table
 
     total = report.total
-    rows = report.rows() if 0 < total.images <= FEW_IMAGES else []
+    if not total.images:
+        return print(last_line(report))
+    rows = report.rows() if total.images <= FEW_IMAGES else []
     lines = [_COLUMNS, *(_cells(row) for row in rows), _total_cells(total)]
     needed = [max(len(line[at]) for line in lines) for at in range(len(_COLUMNS))]
     gaps = 2 * (len(_COLUMNS) - 1)

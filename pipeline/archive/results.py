@@ -60,7 +60,7 @@ RESULTS_SCHEMA = pa.schema(
         "top1_decoded": pa.int64(),  # and in the decoded payload
         "part": pa.string(),
         "run_id": pa.string(),
-        "committed_at": pa.timestamp("us", tz="UTC"),
+        "committed_at": pa.timestamp("us"),
     }.items()
 )
 

@@ -44,7 +44,7 @@ METRICS_SCHEMA = pa.schema(
         "encode_ms": pa.float64(),
         "part": pa.string(),
         "run_id": pa.string(),
-        "committed_at": pa.timestamp("us", tz="UTC"),
+        "committed_at": pa.timestamp("us"),
     }.items()
 )
 DATA_SCHEMA = pa.schema(
