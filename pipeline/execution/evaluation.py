@@ -26,10 +26,8 @@ from pipeline.archive import RunLock, results
 from pipeline.archive.results import RESULTS_SCHEMA, ResultMeta, Setting
 from pipeline.codecs.base import Codec
 from pipeline.errors import PipelineError
-from pipeline.execution import cluster, flow
+from pipeline.execution import cluster, flow, guard, machine
 from pipeline.execution.cluster import Resources
-from pipeline.execution.guard import attempt
-from pipeline.execution.machine import described as machine_described
 from pipeline.execution.recompression import new_run_id
 from pipeline.records import REJECTED, SourceImage
 from pipeline.sources import Source
@@ -105,7 +103,7 @@ def evaluate(order: EvaluationOrder, progress: Any) -> EvaluationReport:
     started, run_id, total = time.monotonic(), new_run_id(), Count()
     items = order.source.list_items()
     with RunLock(order.results_uri, run_id, order.config) as lock:
-        lock.counters.update({"command": order.command, "machine": machine_described()})
+        lock.counters.update({"command": order.command, "commit": machine.commit(), "machine": machine.described()})
         ids = [setting.setting_id for setting in order.settings]
         done = results.done(order.results_uri)
         shards = order.source.items_are_shards
@@ -133,6 +131,8 @@ def _counts(units: Sequence[EvaluationUnit], order: EvaluationOrder, run_id: str
                 yield from (Count(**row) for row in batch.to_pylist())
         except RayError as error:
             raise flow._plain(error) from error
+        finally:
+            guard.forget(run_id)
 
 
 def _ticket(order: EvaluationOrder, run_id: str) -> EvaluationTicket:
@@ -192,7 +192,7 @@ class Bench:
         wanted = frozenset(meta.settings)
         found: list[Row] = []
         for image in images:
-            with attempt(self.ticket.run_id, f"{meta.part_id}-{image.image_id}") as died_before:
+            with guard.attempt(self.ticket.run_id, f"{meta.part_id}-{image.image_id}") as died_before:
                 found += self._trial.crashed(image, wanted) if died_before else self._trial(image, wanted)
         return found
 
@@ -203,15 +203,18 @@ def _bench(ticket: EvaluationTicket, learned: bool) -> Bench:
 
 
 class LearnedPool:
-    """The operator of learned codecs: an actor that holds their networks."""
+    """The operator of learned codecs: an actor that holds their networks.
+
+    They are built at the first call: what goes wrong in a constructor reaches the driver without its message.
+    """
 
     def __init__(self, ticket: EvaluationTicket) -> None:
-        self._ticket, self._bench = ticket, _bench(ticket, learned=True)
+        self._ticket = ticket
 
     def __call__(self, batch: pa.Table) -> Iterator[pa.Table]:
         for images, meta in _chunks(batch, self._ticket):
             committed = results.is_committed(self._ticket.results_uri, meta.part_id)
-            rows = [] if committed else self._bench.rows(images, meta)
+            rows = [] if committed else _bench(self._ticket, learned=True).rows(images, meta)
             works = [] if committed else [Work(image) for image in images]
             yield _chunk_row(meta, works, rows)
 

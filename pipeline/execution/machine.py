@@ -23,6 +23,20 @@ def described() -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
+def commit() -> str | None:
+    """The commit of the checkout this package runs from, with a + when files differ; None for an installed package."""
+    folder = Path(__file__).resolve().parents[2]
+    if not (folder / ".git").exists():
+        return None
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"], cwd=folder, capture_output=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.decode().strip() or None
+
+
 def _cpu_name() -> str | None:
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

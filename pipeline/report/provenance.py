@@ -33,6 +33,7 @@ def _facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Run", str(record.get("run_id"))),
         ("Date", _minute(record) + " UTC"),
         ("Command", str(counted.get("command") or "")),
+        ("Commit", str(counted.get("commit") or "")),
         ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
         ("Machine", ", ".join(f"{name}: {value}" for name, value in machine.items())),
         ("Host", str(record.get("host") or "")),

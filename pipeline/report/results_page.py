@@ -132,11 +132,11 @@ def _headline(study: Study) -> Section:
     price, currency = study.options.price_per_gb_month, study.options.currency
     head = ["codec", f"BD-rate against {study.anchor.name}", "encode MP/s", "decode MP/s"]
     head += [f"size at {study.psnr_db:g} dB", "saved", "images kept"]
-    head += [f"saved {currency} a month", f"{currency} a month per TB"] if price is not None else []
+    head += [f"{currency} saved a month, per TB", "and for these images"][: _money_columns(study)]
     rows = [_headline_row(study, curve, price) for curve in study.curves]
     notes = [AVERAGING, BD, EQUAL.format(db=study.psnr_db), SPEED]
     if price is not None:
-        notes.append(f"Money at {price:g} {currency} per GB (10^9 bytes) and month; for these images, and for each TB.")
+        notes.append(f"Money at {price:g} {currency} per GB (10^9 bytes) and month, for each TB of such sources.")
     return Section("At a glance", table=Table(head, rows, frozenset({0}), study.curves.index(study.focus)), notes=notes)
 
 
@@ -149,8 +149,16 @@ def _headline_row(study: Study, curve: Curve, price: float | None) -> list[str]:
     cells += [f"{saved.value:.1f} %{span}", str(at.kept)]
     if price is not None:
         saved_gb = at.saved_bytes / 1e9
-        cells += [words.money(saved_gb * price, ""), words.money(1e3 * at.saved_pct / 100 * price, "")]
+        both = [words.money(1e3 * at.saved_pct / 100 * price, ""), words.money(saved_gb * price, "")]
+        cells += both[: _money_columns(study)]
     return cells
+
+
+def _money_columns(study: Study) -> int:
+    """Money for these images is worth a column from a GB on."""
+    if study.options.price_per_gb_month is None:
+        return 0
+    return 2 if float(study.at[study.focus.name].source_bytes.sum()) >= 1e9 else 1
 
 
 def _bd_cell(study: Study, curve: Curve) -> str:

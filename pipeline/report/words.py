@@ -39,7 +39,7 @@ def size(count: float) -> str:
 
 def money(amount: float, currency: str) -> str:
     digits = 2 if amount >= 1 or amount == 0 else 2 - math.floor(math.log10(abs(amount)))
-    return f"{amount:,.{min(digits, 8)}f} {currency}"
+    return f"{amount:,.{min(digits, 8)}f} {currency}".rstrip()
 
 
 def short(uri: str, limit: int = 44) -> str:

@@ -1,0 +1,81 @@
+"""Torchvision's classifiers from weights of one's own, whatever build of torchvision is installed."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+
+from pipeline.errors import ConfigError
+from pipeline.nn.vision import CROP_PX, MEAN, STD, Classifier, torchvision
+
+
+@pytest.fixture(scope="module")
+def network() -> torch.nn.Module:
+    """Generated weights under which the class is the strongest colour channel in the middle of the picture."""
+    torch.manual_seed(0)
+    model = torchvision().models.get_model("squeezenet1_1", num_classes=3)
+    for parameter in model.parameters():
+        torch.nn.init.zeros_(parameter)
+    first = model.features[0]
+    first.weight.data[:3] = torch.eye(3)[:, :, None, None] / 9
+    for module in model.features.children():
+        if hasattr(module, "squeeze"):
+            channels = min(3, module.squeeze.weight.shape[0])
+            module.squeeze.weight.data[range(channels), range(channels)] = 1
+            module.expand1x1.weight.data[range(channels), range(channels)] = 1
+    model.classifier[1].weight.data[range(3), range(3)] = 1
+    return model.eval()
+
+
+def picture(channel: int, height: int = 300, width: int = 400) -> np.ndarray:
+    rgb = np.full((height, width, 3), 140, np.uint8)
+    rgb[..., channel] = 250
+    return rgb
+
+
+def test_the_strongest_channel_wins(network):
+    classifier = Classifier("squeezenet1_1", safetensors.torch.save(network.state_dict()), "cpu")
+    assert [classifier.top1(picture(channel)) for channel in range(3)] == [0, 1, 2]
+
+
+def test_torch_files_are_read_without_pickled_code(network):
+    sink = io.BytesIO()
+    torch.save(network.state_dict(), sink)
+    assert Classifier("squeezenet1_1", sink.getvalue(), "cpu").top1(picture(2)) == 2
+
+
+def test_preprocessing_is_that_of_torchvision(network):
+    rgb = np.random.default_rng(0).integers(0, 256, (333, 517, 3), dtype=np.uint8)
+    classifier, seen = Classifier("squeezenet1_1", safetensors.torch.save(network.state_dict()), "cpu"), []
+    classifier.model.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    classifier.top1(rgb)
+    torchvision()
+    from torchvision.transforms import v2
+
+    usual = v2.Compose([v2.Resize(256, antialias=True), v2.CenterCrop(CROP_PX), v2.Normalize(MEAN, STD)])
+    expected = usual(torch.from_numpy(rgb).permute(2, 0, 1).float() / 255)[None]
+    assert seen[0].shape == expected.shape
+    assert float((seen[0] - expected).abs().max()) < 0.02
+
+
+@pytest.mark.parametrize("size", [(1, 1), (5, 900), (900, 5)])
+def test_any_size_can_be_classified(network, size):
+    classifier = Classifier("squeezenet1_1", safetensors.torch.save(network.state_dict()), "cpu")
+    assert classifier.top1(np.zeros((*size, 3), np.uint8)) in range(3)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("squeezenet", None, "did you mean 'squeezenet"),
+        ("squeezenet1_1", b"rubbish", "not a state dict"),
+        ("squeezenet1_1", safetensors.torch.save({"a": torch.zeros(2)}), "do not fit"),
+    ],
+)
+def test_what_does_not_fit_is_told(name, data, said):
+    with pytest.raises(ConfigError, match=said):
+        Classifier(name, data, "cpu")
