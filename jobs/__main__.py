@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import sys
 from collections.abc import Sequence
@@ -10,12 +11,13 @@ JOBS = {
     "recompress": "what is new in a source goes into an archive",
     "restore": "pictures back from an archive",
     "verify": "decode and check what an archive holds",
-    "encode": "one picture file to one payload",
-    "decode": "one payload to one picture file",
+    "encode": "picture files to payloads, one by one",
+    "decode": "payloads to picture files",
     "evaluate": "codecs x qualities over a data set, as a table and a page",
     "report": "one page: of an evaluation, or of what an archive holds",
     "train": "fit a codec",
     "serve": "a gallery and pictures of an archive over HTTP",
+    "completion": "a completion script for bash, zsh or fish",
 }
 
 
@@ -32,7 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     name, *rest = arguments
     if name not in JOBS:
-        print(f"error: unknown job {name!r}; expected one of {', '.join(JOBS)}", file=sys.stderr)
+        close = difflib.get_close_matches(name, JOBS, n=1)
+        hint = f", did you mean {close[0]}?" if close else ""
+        print(f"error: unknown job {name!r}{hint}; expected one of {', '.join(JOBS)}", file=sys.stderr)
         return 2
     code: int = importlib.import_module(f"jobs.{name}").main(rest)
     return code
@@ -40,7 +44,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _usage() -> str:
     jobs = "\n".join(f"  {name:<12}{text}" for name, text in JOBS.items())
-    return f"usage: shardpress JOB [options]      (shardpress JOB --help tells more)\n\n{jobs}"
+    return f"""usage: shardpress JOB [options]
+
+{jobs}
+
+every job: --help with examples, --quiet, most: --json; places are paths or s3://bucket/prefix
+  shardpress recompress --source photos --archive archive
+  shardpress encode photo.jpg"""
 
 
 if __name__ == "__main__":

@@ -7,15 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from jobs.examples import epilog_of
 from pipeline.errors import ConfigError, PipelineError
 
 # typer carries its own copy of click from 0.26 on, so the class is found through typer: BadParameter < UsageError.
@@ -28,10 +31,18 @@ class _Interrupted(Exception):
 
 
 def run_command(command: Callable[..., int | None], argv: Sequence[str] | None, name: str) -> int:
-    """Runs one typer command on `argv` and gives its exit code."""
+    """Runs one typer command on `argv` and gives its exit code. Every job takes --quiet."""
+    job = name.rpartition(".")[2]
+    if os.path.basename(sys.argv[0]) == "shardpress":
+        name = f"shardpress {job}"
+    return run_app(app_of(command, job), argv, name)
+
+
+def app_of(command: Callable[..., int | None], job: str) -> typer.Typer:
+    """The typer application of one job: its options, --quiet, and its examples below the help."""
     app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-    app.command()(_interruptible(command))
-    return run_app(app, argv, name)
+    app.command(epilog=epilog_of(job))(_with_quiet(_interruptible(command)))
+    return app
 
 
 def run_app(app: typer.Typer, argv: Sequence[str] | None, name: str) -> int:
@@ -73,6 +84,24 @@ def _interruptible(command: Callable[..., int | None]) -> Callable[..., int | No
         except KeyboardInterrupt:
             raise _Interrupted from None
 
+    return run
+
+
+def _with_quiet(command: Callable[..., int | None]) -> Callable[..., int | None]:
+    """`command` with an option that sends what it prints nowhere; --json and errors are still told."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, quiet: bool = False, **options: Any) -> int | None:
+        if not quiet or options.get("json"):
+            return command(*arguments, **options)
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+            return command(*arguments, **options)
+
+    wanted = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")]
+    extra = inspect.Parameter("quiet", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=wanted)
+    signature = inspect.signature(command, eval_str=True)
+    run.__dict__["__signature__"] = signature.replace(parameters=[*signature.parameters.values(), extra])
+    run.__annotations__ = {name: each.annotation for name, each in run.__dict__["__signature__"].parameters.items()}
     return run
 
 

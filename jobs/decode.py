@@ -1,35 +1,60 @@
-"""One payload to one picture file."""
+"""Payload files to picture files."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from jobs import cli
-from pipeline.errors import ConfigError
+from jobs import cli, files
+from pipeline.errors import ConfigError, PipelineError
 
 if TYPE_CHECKING:
     from PIL import Image
 
 
 def decode(
-    source: Annotated[str, typer.Argument(metavar="IN", help="Payload (.spx, .jxl) or any picture file.")],
-    out: Annotated[str, typer.Argument(metavar="OUT", help="Picture file: .png, .jpg, .webp, .avif, .tif, .jp2.")],
+    names: Annotated[
+        list[str], typer.Argument(metavar="IN... [OUT]", help="Payloads, globs, s3:// or - ; OUT or a folder.")
+    ],
+    format: Annotated[str, typer.Option(help="Without OUT: png, jpeg, webp, avif, tiff, jpeg2000.")] = "png",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that differ.")] = False,
 ) -> int:
-    """Decode one payload, as `encode` writes them, to a picture file."""
-    from pipeline import storage
+    """Decode payloads, as `encode` writes them, to picture files: .png, .jpg, .webp, .avif, .tif, .jp2.
+
+    Without OUT, photo.spx becomes photo.png beside it. Any picture file can be read, too.
+    """
+    from pipeline.imaging import export
+
+    if format not in export.SUFFIXES:
+        raise ConfigError(f"--format {format}: expected one of {', '.join(export.SUFFIXES)}")
+    problems, jobs = 0, files.pairs(names, export.SUFFIXES[format])
+    to_stdout = any(out == files.STREAM for _, out in jobs)
+    formats = {out: format if out == files.STREAM else _format_of(out) for _, out in jobs}
+    for source, out in jobs:
+        try:
+            image = _decoded(files.read(source))
+            files.write(out, export.save(image, formats[out]), source, overwrite)
+        except PipelineError as error:
+            if len(jobs) == 1:
+                raise
+            problems += 1
+            cli.warn(f"{source}: {error}")
+        else:
+            print(f"{out}: {image.width}x{image.height} px", file=sys.stderr if to_stdout else sys.stdout)
+    return cli.FAILED if problems else cli.OK
+
+
+def _format_of(out: str) -> str:
     from pipeline.imaging import export
 
     formats = {suffix: name for name, suffix in export.SUFFIXES.items()} | {".jpeg": "jpeg", ".tiff": "tiff"}
     suffix = "." + out.rpartition(".")[2].lower()
     if suffix not in formats:
         raise ConfigError(f"{out}: found no suffix of a picture format, expected {', '.join(formats)}")
-    image = _decoded(storage.read_bytes(source))
-    storage.write_atomic(out, export.save(image, formats[suffix]))
-    print(f"{out}: {image.width}x{image.height} px")
-    return cli.OK
+    return formats[suffix]
 
 
 def _decoded(data: bytes) -> Image.Image:

@@ -31,12 +31,6 @@ def serve(
     """Serve an archive: a gallery at /, pictures at /images/ID?w=640&format=webp, /healthz, /metrics.
 
     A token is asked for as `Authorization: Bearer TOKEN`, or as the password of HTTP Basic, which browsers ask for.
-
-    Examples:
-
-      shardpress serve --archive demo/archive
-
-      SHARDPRESS_TOKEN=... shardpress serve --archive s3://cold/photos --host 0.0.0.0
     """
     local = is_loopback(host)
     if not local and not token:
