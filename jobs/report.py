@@ -19,7 +19,7 @@ def report(
     results: Annotated[str | None, typer.Option(help="Folder or prefix with the results of jobs.evaluate.")] = None,
     archive: Annotated[str | None, typer.Option(help="Folder or prefix of an archive, instead of results.")] = None,
     out: Annotated[str | None, typer.Option(help="The page; report.html beside the results when unset.")] = None,
-    anchor: Annotated[str, typer.Option(help="Curve that BD-rates are against.")] = "jpeg",
+    anchor: Annotated[str | None, typer.Option(help="Curve that BD-rates are against; jpeg when unset.")] = None,
     focus: Annotated[str | None, typer.Option(help="Curve that the galleries are about.")] = None,
     psnr_db: Annotated[float | None, typer.Option("--psnr-db", help="Compare sizes at this quality.")] = None,
     price: Annotated[float | None, typer.Option(help="Price of a GB-month of storage, for saved money.")] = None,

@@ -132,7 +132,7 @@ class FidelitySection(Section):
 
 class ReportSection(Section):
     out: str | None = None  # report.html beside the results when unset
-    anchor: str = "jpeg"
+    anchor: str | None = None  # the curve BD-rates are against; jpeg, else the first lossy one, when unset
     focus: str | None = None  # the curve that galleries are about; the learned one, else the best, when unset
     psnr_db: float | None = None  # sizes are compared at this quality; that of the focus when unset
     price_per_gb_month: float | None = Field(default=None, ge=0)

@@ -110,7 +110,9 @@ def evaluate(order: EvaluationOrder, progress: Any) -> EvaluationReport:
         units = plan(items, ids, done, shards=shards, sample=order.sample, seed=order.seed)
         settings = {setting.setting_id: setting.to_dict() for setting in order.settings}
         lock.counters.update({"listed": len(items), "units": len(units), "settings": settings})
-        for count in _counts(units, order, run_id):
+        ticket = _ticket(order, run_id)
+        lock.counters["threads"] = ticket.threads
+        for count in _counts(units, ticket, order):
             total = total + count
             progress(total)
             lock.counters.update({"images": total.images, "rows": total.rows, "rejected": total.rejected})
@@ -119,20 +121,20 @@ def evaluate(order: EvaluationOrder, progress: Any) -> EvaluationReport:
     return EvaluationReport(run_id, total, len(items), len(units), time.monotonic() - started)
 
 
-def _counts(units: Sequence[EvaluationUnit], order: EvaluationOrder, run_id: str) -> Iterator[Count]:
+def _counts(units: Sequence[EvaluationUnit], ticket: EvaluationTicket, order: EvaluationOrder) -> Iterator[Count]:
     from ray.exceptions import RayError
 
     if not units:
         return
     with cluster.connected(order.resources):
         try:
-            graph = _graph(units, _ticket(order, run_id), order)
+            graph = _graph(units, ticket, order)
             for batch in graph.iter_batches(batch_size=None, batch_format="pyarrow"):
                 yield from (Count(**row) for row in batch.to_pylist())
         except RayError as error:
             raise flow._plain(error) from error
         finally:
-            guard.forget(run_id)
+            guard.forget(ticket.run_id)
 
 
 def _ticket(order: EvaluationOrder, run_id: str) -> EvaluationTicket:
@@ -150,7 +152,9 @@ def _graph(units: Sequence[EvaluationUnit], ticket: EvaluationTicket, order: Eva
 
     operators: Any = ray.data
     flow._quieten(ray.data.DataContext.get_current())
-    dataset = operators.from_items([{"unit": unit.to_json()} for unit in units], override_num_blocks=len(units))
+    dataset = operators.from_items(
+        [{"unit": unit.to_json()} for unit in units], override_num_blocks=min(len(units), flow._BLOCKS)
+    )
     resources, common = order.resources, {"batch_size": 1, "batch_format": "pyarrow"}
     tasks: dict[str, Any] = {**common, "fn_kwargs": {"ticket": ticket}, "max_retries": flow.MAX_RETRIES}
     with warnings.catch_warnings():

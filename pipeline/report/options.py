@@ -9,7 +9,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class PageOptions:
     """
-    anchor  the curve that BD-rates are against.
+    anchor  the curve that BD-rates are against; jpeg, else the first lossy one, when None.
     focus   the curve that galleries are about; a learned one, else the best, when None.
     psnr_db sizes are compared at this quality; that of the middle setting of the focus, to half a dB, when None.
     price_per_gb_month  of storage, for saved money; a GB is 10^9 bytes.
@@ -17,7 +17,7 @@ class PageOptions:
     worst   images in each gallery.
     """
 
-    anchor: str = "jpeg"
+    anchor: str | None = None
     focus: str | None = None
     psnr_db: float | None = None
     price_per_gb_month: float | None = None

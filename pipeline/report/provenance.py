@@ -36,6 +36,7 @@ def _facts(record: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Commit", str(counted.get("commit") or "")),
         ("Versions", ", ".join(f"{name} {version}" for name, version in versions.items())),
         ("Machine", ", ".join(f"{name}: {value}" for name, value in machine.items())),
+        ("Threads", f"{counted['threads']} for learned codecs, 1 for the others" if "threads" in counted else ""),
         ("Host", str(record.get("host") or "")),
     ]
     elapsed = counted.get("elapsed_s")

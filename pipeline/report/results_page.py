@@ -45,7 +45,7 @@ class Study:
         self.table = results.read(uri)
         self.found: Measured = measured(self.table)
         self.records = results.run_records(uri)
-        self.anchor = self._named(options.anchor, "anchor")
+        self.anchor = self._anchor()
         self.focus = self._focus()
         self.psnr_db = options.psnr_db if options.psnr_db is not None else self._middle_db()
         self.at = {curve.name: compare.at_quality(self.found, curve, self.psnr_db) for curve in self.found.curves}
@@ -64,6 +64,13 @@ class Study:
             known = ", ".join(each.name for each in self.found.curves)
             raise ConfigError(f"report.{what}: no curve {name!r} in {self.uri}; expected one of {known}")
         return curve
+
+    def _anchor(self) -> Curve:
+        if self.options.anchor is not None:
+            return self._named(self.options.anchor, "anchor")
+        lossy = [curve for curve in self.found.curves if not curve.lossless]
+        usual = self.found.curve("jpeg")
+        return usual or next((c for c in lossy if not c.model_id), (lossy or self.found.curves)[0])
 
     def _focus(self) -> Curve:
         if self.options.focus is not None:
