@@ -33,7 +33,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     ),
     "evaluate": (
         "shardpress evaluate --config configs/evaluate/photos.yaml",
-        "shardpress evaluate --source photos --results results sample=1000",
+        "shardpress evaluate --config configs/evaluate/photos.yaml --source photos --results results sample=1000",
     ),
     "report": (
         "shardpress report --results results --out report.html",

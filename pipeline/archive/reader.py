@@ -116,7 +116,8 @@ def iter_payloads(
     """
     table = metrics(archive).filter(pc.field("status") != REJECTED)
     if ids is not None:
-        table = table.filter(pc.field("image_id").isin(list(ids)))
+        known = pa.array(list(ids), pa.string())  # an empty list has no type of its own
+        table = table.filter(pc.field("image_id").isin(known))
     if where is not None:
         table = table.filter(where)
     rows = table.sort_by("part").to_pylist()

@@ -116,3 +116,7 @@ def test_an_empty_archive_reads_as_no_rows(tmp_path: Path) -> None:
     archive = open_archive(str(tmp_path))
     assert len(archive.metrics()) == 0
     assert list(archive.iter_payloads()) == []
+
+
+def test_no_ids_are_no_pictures(archive: Archive) -> None:
+    assert list(archive.iter_payloads([])) == []
