@@ -67,7 +67,10 @@ RESULTS_SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """One codec at one rate: a point of a curve. `spec` builds the codec; `fidelity` is the classifier asked, or None."""
+    """One codec at one rate: a point of a curve.
+
+    `spec` builds the codec; `fidelity` is the classifier asked, or None.
+    """
 
     series: str
     spec: Mapping[str, Any]

@@ -179,9 +179,12 @@ def _quieten(context: Any) -> None:
 
 def _plain(error: BaseException) -> PipelineError:
     """What went wrong on a worker as the error it was there, without Ray's wrappings and tracebacks."""
+    from ray.exceptions import RayError
+
     chain = list(_causes(error))
     for at in chain:
-        if isinstance(at, PipelineError):
+        # Ray's own copy of an error is an instance of its class as well, and its text is a traceback.
+        if isinstance(at, PipelineError) and not isinstance(at, RayError):
             return type(at)(str(at))
     named = [at for at in chain if not type(at).__module__.startswith("ray")] or chain
     lines = [line.strip() for line in str(named[-1]).splitlines() if line.strip()] or ["no message"]
