@@ -87,9 +87,9 @@ def freeze(pmfs: Sequence[np.ndarray]) -> FrequencyTables:
     return FrequencyTables(np.concatenate(tables), np.array(reaches, dtype=np.int32))
 
 
-def gaussian_pmf(sigma: float, reach: int) -> np.ndarray:
-    """Mass of N(0, sigma) on each unit interval of -reach .. reach, then what lies beyond."""
-    edges = np.arange(reach + 1) + 0.5
-    beyond = np.array([math.erfc(e / (sigma * math.sqrt(2))) for e in edges])
+def logistic_pmf(sigma: float, reach: int) -> np.ndarray:
+    """Mass of a logistic of standard deviation sigma on each unit interval of -reach .. reach, then what lies beyond."""
+    scale = sigma * math.sqrt(3) / math.pi
+    beyond = 2 / (1 + np.exp((np.arange(reach + 1) + 0.5) / scale))
     half = np.concatenate([[1 - beyond[0]], (beyond[:-1] - beyond[1:]) / 2])
     return np.concatenate([half[:0:-1], half, [max(beyond[-1], 1e-7)]])

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.nn import integer
+from pipeline.nn.hyper import Z_LIMIT
 from pipeline.nn.hyperprior import MeanScaleHyperprior
 from pipeline.nn.spec import HyperpriorSpec
 
@@ -40,8 +41,9 @@ def _integer_layer(conv: nn.Conv2d, bits_in: int, row_bits_out: np.ndarray, shif
 
 def freeze_h_s(model: MeanScaleHyperprior) -> dict[str, np.ndarray]:
     """Integer arrays of h_s, as `integer.load_layers` wants them."""
-    arrays: dict[str, np.ndarray] = {}
-    bits_in = 0
+    grid = np.arcsinh(np.arange(Z_LIMIT + 1)) * 2**integer.ACTIVATION_BITS
+    arrays: dict[str, np.ndarray] = {"h_s.compression": np.round(grid).astype(np.int32)}
+    bits_in = integer.ACTIVATION_BITS
     for name in integer.LAYER_NAMES:
         conv: nn.Conv2d = getattr(model.h_s, name)
         bits = np.full(conv.out_channels, integer.ACTIVATION_BITS)
@@ -50,7 +52,6 @@ def freeze_h_s(model: MeanScaleHyperprior) -> dict[str, np.ndarray]:
             bits[: conv.out_channels // 2] = int(np.log2(LOG2_SIGMA_UNITS))
         for part, value in _integer_layer(conv, bits_in, bits, integer.ACTIVATION_BITS).items():
             arrays[f"h_s.{name}.{part}"] = value
-        bits_in = integer.ACTIVATION_BITS
     return arrays
 
 
@@ -73,7 +74,7 @@ def thaw(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     state = {k: torch.from_numpy(v.astype(np.float32)) for k, v in arrays.items() if k.startswith(FLOAT_PARTS)}
     for name in ("log2_base", "log2_sigma_z"):
         state[f"{name}.table"] = torch.from_numpy(arrays[name] / LOG2_SIGMA_UNITS).float()
-    bits_in = 0
+    bits_in = integer.ACTIVATION_BITS
     for name in integer.LAYER_NAMES:
         weight, bias, shift = (arrays[f"h_s.{name}.{part}"] for part in ("weight", "bias", "shift"))
         taps, out, fan_in = weight.shape
@@ -84,7 +85,6 @@ def thaw(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         kernel = weight.transpose(1, 2, 0).reshape(out, fan_in, side, side) / scale[:, None, None, None]
         state[f"h_s.{name}.weight"] = torch.from_numpy(kernel).float()
         state[f"h_s.{name}.bias"] = torch.from_numpy((bias - 2.0 ** (int(shift[0]) - 1)) / scale / 2.0**bits_in).float()
-        bits_in = integer.ACTIVATION_BITS
     return state
 
 

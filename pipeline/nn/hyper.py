@@ -1,15 +1,20 @@
 """h_a and h_s: what the decoder is told about the latents before it reads them.
 
 h_s here is the float twin used in training. Its layers are exactly those that `integer.py` runs in exact
-arithmetic after export, so nothing but 1x1 and 3x3 convolutions, ReLU and pixel shuffle may appear in it.
+arithmetic after export, so nothing but a table of asinh, 1x1 and 3x3 convolutions, ReLU and pixel shuffle may appear
+in it.
 """
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.nn.layers import DepthConvBlock
+
+Z_LIMIT = 255
+"""h_s reads z within these bounds, compressed by asinh."""
 
 
 class HyperAnalysis(nn.Module):
@@ -44,7 +49,8 @@ class HyperSynthesis(nn.Module):
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
 
     def forward(self, z_hat: Tensor) -> tuple[Tensor, Tensor]:
-        h = F.relu(self.conv1(z_hat))
+        # At high rates z is large, and a ReLU network in proportion: means of 20 sigma times sigmas of 2^8.
+        h = F.relu(self.conv1(torch.asinh(z_hat.clamp(-Z_LIMIT, Z_LIMIT))))
         h = F.relu(F.pixel_shuffle(self.up1(h), 2))
         h = F.relu(self.conv2(h))
         h = F.relu(F.pixel_shuffle(self.up2(h), 2))

@@ -66,9 +66,13 @@ class IntegerLayer:
 
 @dataclass(frozen=True, eq=False)
 class IntegerHyperSynthesis:
-    """h_s after export; `to` moves its constants to where z lives."""
+    """h_s after export; `to` moves its constants to where z lives.
+
+    `compression` (256,) holds asinh(0 .. 255) as integers in units of 2^-ACTIVATION_BITS: what |z| becomes on entry.
+    """
 
     layers: tuple[IntegerLayer, ...]
+    compression: Array
 
     def __call__(self, z: Array) -> tuple[Array, Array]:
         """z (N, h, w), integers as float64, to scale offsets and means, both (M, 4h, 4w) float64 integers.
@@ -76,7 +80,8 @@ class IntegerHyperSynthesis:
         Offsets are in units of 2^-SCALE_BITS index steps, means in units of 2^-ACTIVATION_BITS sigma.
         """
         conv1, up1, conv2, up2, out = self.layers
-        x = _pixel_shuffle(up1(conv1(z)))
+        magnitude = self.compression[_as_index(abs(z).clip(0, len(self.compression) - 1))]
+        x = _pixel_shuffle(up1(conv1(magnitude * ((z > 0) * 1.0 - (z < 0) * 1.0))))
         x = out(_pixel_shuffle(up2(conv2(x))))
         half = x.shape[0] // 2
         return x[:half], x[half:]
@@ -84,7 +89,8 @@ class IntegerHyperSynthesis:
     def to(self, convert: Any) -> IntegerHyperSynthesis:
         """The same network with `convert` applied to every constant."""
         return IntegerHyperSynthesis(
-            tuple(IntegerLayer(convert(x.weight), convert(x.bias), x.shift, x.relu) for x in self.layers)
+            tuple(IntegerLayer(convert(x.weight), convert(x.bias), x.shift, x.relu) for x in self.layers),
+            convert(self.compression),
         )
 
 
@@ -92,7 +98,7 @@ LAYER_NAMES = ("conv1", "up1", "conv2", "up2", "out")
 
 
 def load_layers(arrays: Mapping[str, np.ndarray]) -> IntegerHyperSynthesis:
-    """Layers from `h_s.<name>.weight`, `.bias` and `.shift` integer arrays.
+    """Layers from `h_s.<name>.weight`, `.bias`, `.shift` and `h_s.compression`, all integer arrays.
 
     Raises:
         BitstreamError: an array is missing or misshapen, or a sum could leave the exact range of float64.
@@ -109,7 +115,12 @@ def load_layers(arrays: Mapping[str, np.ndarray]) -> IntegerHyperSynthesis:
         layers.append(
             IntegerLayer(weight.astype(np.float64), bias.astype(np.float64), int(shift.item()), name != "out")
         )
-    return IntegerHyperSynthesis(tuple(layers))
+    compression = arrays.get("h_s.compression")
+    if compression is None or compression.ndim != 1 or not 1 <= len(compression) <= 1 << 15:
+        raise BitstreamError("weights: h_s.compression is missing or misshapen; the file is damaged, fetch it again")
+    if np.abs(compression).max() > ACTIVATION_LIMIT:
+        raise BitstreamError("weights: h_s.compression does not fit exact arithmetic; the file is damaged or foreign")
+    return IntegerHyperSynthesis(tuple(layers), compression.astype(np.float64))
 
 
 def interpolate(table: np.ndarray, quality_centi: int) -> np.ndarray:
@@ -149,6 +160,10 @@ def _pixel_shuffle(x: Array) -> Array:
     x = x.reshape(channels, 2, 2, height, width)
     x = x.swapaxes(1, 3).swapaxes(2, 3).swapaxes(3, 4)
     return x.reshape(channels, 2 * height, 2 * width)
+
+
+def _as_index(x: Array) -> Array:
+    return x.astype(np.int64) if isinstance(x, np.ndarray) else x.long()
 
 
 def _floor(x: Array) -> Array:

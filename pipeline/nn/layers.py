@@ -76,6 +76,14 @@ def lower_bound(x: Tensor, bound: float) -> Tensor:
     return _LowerBound.apply(x, bound)
 
 
+def upper_bound(x: Tensor, bound: float) -> Tensor:
+    """Element-wise min(x, bound), trainable from above.
+
+    With a plain clamp, scales of the DC channel that had passed the bound drifted on to 2^25, unseen by any gradient.
+    """
+    return -lower_bound(-x, -bound)
+
+
 def ste_round(x: Tensor) -> Tensor:
     """round(x) forward, identity backward."""
     return x + (x.round() - x).detach()

@@ -1,7 +1,7 @@
 """Export: trained weights become a frozen model file, its tables fitted to what the model really emits.
 
-The conditional distribution of symbols is only roughly Gaussian. As tables are plain integers, they cost nothing to
-fit: the histogram of symbols under each scale index, on training photos, smoothed towards the Gaussian.
+The conditional distribution of symbols is only roughly logistic. As tables are plain integers, they cost nothing to
+fit: the histogram of symbols under each scale index, on training photos, smoothed towards the logistic.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pipeline.codecs.learned import weights
 from pipeline.codecs.learned.networks import Networks
 from pipeline.codecs.learned.symbols import Grid, y_base, z_indexes
 from pipeline.codecs.learned.weights import FrozenModel
-from pipeline.entropy.tables import FrequencyTables, gaussian_pmf
+from pipeline.entropy.tables import FrequencyTables, logistic_pmf
 from pipeline.entropy.tables import freeze as freeze_tables
 from pipeline.errors import TrainingError
 from pipeline.nn import integer
@@ -27,14 +27,14 @@ from pipeline.nn.hyperprior import MeanScaleHyperprior
 from pipeline.nn.spec import HyperpriorSpec
 
 SKIP_BELOW = 2
-# Weight of the Gaussian against the histogram, in symbols: enough to smooth tails, too little to matter elsewhere.
+# Weight of the logistic against the histogram, in symbols: enough to smooth tails, too little to matter elsewhere.
 PRIOR_SYMBOLS = 300.0
 MEAN_TOLERANCE, SCALE_TOLERANCE = 0.02, 0.02
 
 
 def reach_of(sigma: float) -> int:
     """Largest value a table holds; what lies beyond is escaped, about one symbol in a million."""
-    return min(max(2, math.ceil(5 * sigma) + 1), 1024)
+    return min(max(2, math.ceil(8 * sigma) + 1), 1024)
 
 
 def export(
@@ -49,9 +49,9 @@ def export(
     model = MeanScaleHyperprior(spec)
     model.load_state_dict(state)
     arrays = freeze(model)
-    gaussian = freeze_tables([gaussian_pmf(s, reach_of(s)) for s in _sigmas()])
+    logistic = freeze_tables([logistic_pmf(s, reach_of(s)) for s in _sigmas()])
     meta = {"spec": spec.to_json(), "skip_below": 0, "card": card}
-    first = weights.parse(weights.serialise(arrays | _table_arrays(gaussian), meta))
+    first = weights.parse(weights.serialise(arrays | _table_arrays(logistic), meta))
     _require_agreement(model, first)
     fitted = freeze_tables(_fit(_histograms(first, photos)))
     return weights.serialise(arrays | _table_arrays(fitted), meta | {"skip_below": SKIP_BELOW})
@@ -89,11 +89,11 @@ def _count(counts: list[np.ndarray], symbols: np.ndarray, indexes: np.ndarray) -
 
 
 def _fit(histograms: list[np.ndarray]) -> list[np.ndarray]:
-    """Symmetric pmfs: histogram plus `PRIOR_SYMBOLS` Gaussian symbols."""
+    """Symmetric pmfs: histogram plus `PRIOR_SYMBOLS` logistic symbols."""
     pmfs = []
     for sigma, counts in zip(_sigmas(), histograms, strict=True):
         reach = reach_of(sigma)
-        prior = gaussian_pmf(sigma, reach) * PRIOR_SYMBOLS
+        prior = logistic_pmf(sigma, reach) * PRIOR_SYMBOLS
         half = counts[1:-1] / 2
         pmfs.append(prior + np.concatenate([half[::-1], counts[:1], half, [counts[-1] + 0.01]]))
     return pmfs

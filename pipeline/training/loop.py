@@ -51,7 +51,9 @@ def rd_loss(
 
 def param_groups(model: MeanScaleHyperprior) -> list[dict[str, Any]]:
     """At the full rate gains run away and the KLT dissolves, so these learn ten and fifty times slower."""
-    scales = {"log2_gain.": 0.1, "modulation.": 0.1, ".klt.": 0.02, "h_s.": 0.1, "h_a.": 0.4, ".down.": 0.2, ".head.": 0.2}
+    # Layers with many or large inputs move their output further for the same step, hence the others.
+    scales = {"log2_gain.": 0.1, "modulation.": 0.1, ".klt.": 0.02}
+    scales |= {"h_s.": 0.15, "h_a.": 0.5, ".down.": 0.3, ".head.": 0.3}
     groups: dict[float, list[torch.nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         scale = next((s for part, s in scales.items() if part in name), 1.0)

@@ -4,10 +4,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.entropy.coder import SymbolDecoder, SymbolEncoder, Words
-from pipeline.entropy.tables import freeze, gaussian_pmf
+from pipeline.entropy.tables import freeze, logistic_pmf
 from pipeline.errors import BitstreamError
 
-TABLES = freeze([gaussian_pmf(2.0 ** (i / 2 - 3), 4 + 2 * i) for i in range(12)])
+TABLES = freeze([logistic_pmf(2.0 ** (i / 2 - 3), 4 + 2 * i) for i in range(12)])
 
 
 def read_all(words: bytes, escapes: bytes, indexes: np.ndarray, skip_below: int = 0) -> np.ndarray:

@@ -2,26 +2,45 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.nn.hyperprior import MeanScaleHyperprior, gaussian_bits, pad_to
+from pipeline.nn.hyperprior import MeanScaleHyperprior, logistic_bits, pad_to
 from pipeline.nn.klt import klt
-from pipeline.nn.layers import QualityTable, lower_bound
+from pipeline.nn.layers import QualityTable, lower_bound, soft_gradient_round, upper_bound
 from pipeline.nn.spec import HyperpriorSpec
 
 SPEC = HyperpriorSpec(latent=768, width=16, encoder_blocks=1, decoder_blocks=1, hyper_width=32, hyper=8)
 
 
-def test_bits_are_those_of_the_gaussian_mass():
-    bits = gaussian_bits(torch.tensor([0.0, 1.0, -1.0]), torch.tensor(1.0))
-    assert bits.tolist() == pytest.approx([1.3849, 2.0485, 2.0485], abs=1e-3)
+def test_bits_are_those_of_the_logistic_mass():
+    def mass(residual: float) -> float:
+        scale = np.sqrt(3) / np.pi
+        return 1 / (1 + np.exp(-(residual + 0.5) / scale)) - 1 / (1 + np.exp(-(residual - 0.5) / scale))
+
+    bits = logistic_bits(torch.tensor([0.0, 1.0, -1.0]), torch.tensor(1.0))
+    assert bits.tolist() == pytest.approx([-np.log2(mass(r)) for r in (0.0, 1.0, -1.0)], abs=1e-4)
 
 
-def test_bits_of_far_values_are_finite_and_have_a_gradient():
-    residual = torch.tensor([3.0], requires_grad=True)
-    bits = gaussian_bits(residual, torch.tensor(0.6))
+@pytest.mark.parametrize("far", [3.0, 300.0, 30_000.0])
+def test_bits_of_far_values_grow_with_the_distance_and_pull_back(far):
+    residual = torch.tensor([far], requires_grad=True)
+    bits = logistic_bits(residual, torch.tensor(0.125))
     bits.backward()
-    assert 0 < bits.item() < 30
+    slope = np.pi / np.sqrt(3) / 0.125 / np.log(2)
+    assert bits.item() == pytest.approx((far - 0.5) * slope, rel=1e-3)
     assert residual.grad is not None
-    assert residual.grad.item() > 0
+    assert residual.grad.item() == pytest.approx(slope, rel=1e-3)
+
+
+def test_rounding_pulls_between_integers_and_hardly_at_them():
+    x = torch.tensor([0.0, 0.45, -1.0, 2.5], requires_grad=True)
+    rounded = soft_gradient_round(x)
+    rounded.sum().backward()
+    assert rounded.tolist() == [0.0, 0.0, -1.0, 2.0]
+    assert x.grad is not None
+    assert x.grad[0] < 0.2 < 1.5 < x.grad[1]
+    grid = torch.linspace(0, 1, 1001, requires_grad=True)
+    soft_gradient_round(grid).sum().backward()
+    assert grid.grad is not None
+    assert grid.grad.mean().item() == pytest.approx(1.0, abs=0.01)
 
 
 def test_lower_bound_lets_gradients_push_back_up():
@@ -29,6 +48,15 @@ def test_lower_bound_lets_gradients_push_back_up():
     (-lower_bound(x, 0.0)).sum().backward()
     assert x.grad is not None
     assert x.grad.tolist() == [-1.0, -1.0]
+
+
+def test_upper_bound_lets_gradients_push_back_down():
+    x = torch.tensor([3.0, 1.0], requires_grad=True)
+    y = upper_bound(x, 2.0)
+    y.sum().backward()
+    assert y.tolist() == [2.0, 1.0]
+    assert x.grad is not None
+    assert x.grad.tolist() == [1.0, 1.0]
 
 
 def test_quality_tables_interpolate_between_anchors():
