@@ -88,7 +88,7 @@ def freeze(pmfs: Sequence[np.ndarray]) -> FrequencyTables:
 
 
 def logistic_pmf(sigma: float, reach: int) -> np.ndarray:
-    """Mass of a logistic of standard deviation sigma on each unit interval of -reach .. reach, then what lies beyond."""
+    """Mass of a logistic of standard deviation sigma on each unit interval of -reach .. reach, then what is beyond."""
     scale = sigma * math.sqrt(3) / math.pi
     beyond = 2 / (1 + np.exp((np.arange(reach + 1) + 0.5) / scale))
     half = np.concatenate([[1 - beyond[0]], (beyond[:-1] - beyond[1:]) / 2])

@@ -59,7 +59,7 @@ class Crops:
     """
 
     def __init__(self, photos: Sequence[np.ndarray], seed: int, device: str | torch.device = "cpu") -> None:
-        self.photos = [torch.from_numpy(np.require(p, requirements="CW")).to(device) for p in photos]
+        self.photos = [torch.from_numpy(np.require(p, requirements=["C", "W"])).to(device) for p in photos]
         areas = np.array([p.shape[0] * p.shape[1] for p in photos], dtype=np.float64)
         self.probabilities = areas / areas.sum()
         self.rng = np.random.default_rng(seed)
