@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test lint bench eval soak docs clean
+.PHONY: help install demo test lint bench browser eval docs clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -34,8 +34,18 @@ lint: install ## style, types, floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+browser: ## Chromium for the tests of pages; they skip without it
+	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium chromium-driver; } >/dev/null \
+	  || echo "no Chromium: tests of pages in a browser will skip"
+
+eval: install ## codecs x qualities over the sample photos, ending in results/photos/report.html
+	$(BIN)/python -m jobs.evaluate --config configs/evaluate/photos.yaml
+
+docs: install ## API reference from docstrings, in build/docs
+	$(BIN)/python -m pdoc -o build/docs pipeline jobs
+
 bench: install ## pipeline efficiency, memory and start-up, as ratios
 	$(BIN)/python -m tests.benchmarks.pipeline
 
 clean: ## remove what the targets made
-	rm -rf $(VENV) demo build dist *.egg-info
+	rm -rf $(VENV) demo results build dist *.egg-info
