@@ -1,0 +1,120 @@
+"""Pictures per second into a training loop: an archive against JPEG in tar shards, same pictures, same machine.
+
+    python -m tests.benchmarks.loading [--pictures 256] [--side 256] [--workers 2] [--device cpu]
+
+JPEGs are read as WebDataset reads them: members of tar shards in order, decoded by Pillow. Archives hold the same
+JPEGs recompressed. Each row is one epoch through a DataLoader after a warm-up; disk and page cache are warm for all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import tarfile
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from pipeline.data import ArchiveStream, BatchDecoder
+from tests.benchmarks.conditions import PHOTOS, conditions, data_set, images_in, table, usable_cpus
+from tests.data_tools import made
+
+_PER_SHARD, _BATCH = 32, 32
+
+
+class TarStream(IterableDataset[torch.Tensor]):
+    """JPEG members of tar shards as (3, H, W) uint8 tensors; shards are dealt to workers."""
+
+    def __init__(self, folder: Path) -> None:
+        self._shards = sorted(folder.glob("*.tar"))
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        info = get_worker_info()
+        first, step = (info.id, info.num_workers) if info is not None else (0, 1)
+        for shard in self._shards[first::step]:
+            with tarfile.open(shard) as members:
+                for member in members:
+                    data = members.extractfile(member)
+                    if data is not None:
+                        pixels = np.asarray(Image.open(data).convert("RGB"))
+                        yield torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+
+
+def write_shards(folder: Path, pictures: int, side: int) -> Path:
+    """Tar shards of JPEGs (quality 92) cut from the sample photos."""
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    photos = [np.asarray(Image.open(photo).convert("RGB")) for photo in images_in(PHOTOS)]
+    for start in range(0, pictures, _PER_SHARD):
+        with tarfile.open(folder / f"{start:06}.tar", "w") as shard:
+            for number in range(start, min(start + _PER_SHARD, pictures)):
+                photo = photos[number % len(photos)]
+                top, left = (int(generator.integers(0, size - side + 1)) for size in photo.shape[:2])
+                out = io.BytesIO()
+                Image.fromarray(photo[top : top + side, left : left + side]).save(out, "JPEG", quality=92)
+                member = tarfile.TarInfo(f"{number:06}.jpg")
+                member.size = len(out.getvalue())
+                shard.addfile(member, io.BytesIO(out.getvalue()))
+    return folder
+
+
+def pictures_per_s(epoch: Callable[[], Iterable[Any]], pictures: int) -> float:
+    """Of one epoch, after one that is not counted."""
+    for _ in epoch():
+        pass
+    started = time.perf_counter()
+    seen = sum(len(batch) for batch in epoch())
+    elapsed_s = time.perf_counter() - started
+    if seen != pictures:
+        raise SystemExit(f"an epoch gave {seen} pictures, expected {pictures}")
+    return seen / elapsed_s
+
+
+def measure(folder: Path, pictures: int, side: int, workers: int, device: str) -> list[tuple[str, float, float]]:
+    """(what, bytes per picture, pictures per second) of each way."""
+    tars = write_shards(folder / "tars", pictures, side)
+
+    def loaded(source: Any) -> DataLoader[Any]:
+        return DataLoader(source, batch_size=_BATCH, num_workers=workers, collate_fn=list)
+
+    source_bytes = sum(path.stat().st_size for path in tars.glob("*.tar"))
+    rows = [("JPEG in tars", source_bytes / pictures, pictures_per_s(lambda: loaded(TarStream(tars)), pictures))]
+    for codec in ("jxl-lossless", "webp", "cnn"):
+        uri = made.press(tars, folder / codec, codec, 60).uri
+        stored = sum(path.stat().st_size for path in (folder / codec / "data").iterdir()) / pictures
+        stream = ArchiveStream(uri)
+        rows.append((f"archive, {codec}", stored, pictures_per_s(lambda stream=stream: loaded(stream), pictures)))  # type: ignore[misc]
+    decoder, coded = BatchDecoder(uri, device=device), ArchiveStream(uri, decode="symbols")
+    speed = pictures_per_s(lambda: map(decoder, loaded(coded)), pictures)
+    return [*rows, (f"archive, cnn, decoded in batches on {device}", stored, speed)]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pictures", type=int, default=256)
+    parser.add_argument("--side", type=int, default=256, help="px")
+    parser.add_argument("--workers", type=int, default=usable_cpus())
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(Path(folder), arguments.pictures, arguments.side, arguments.workers, arguments.device)
+    rows = [
+        {"source": what, "bytes/picture": f"{size:,.0f}", "pictures/s": f"{speed:.0f}", "x JPEG": f"{speed / tars:.2f}"}
+        for (what, size, speed), tars in zip(found, [found[0][2]] * len(found), strict=True)
+    ]
+    print(table(rows))
+    print()
+    print(
+        conditions("tests.benchmarks.loading", argv or [], f"{arguments.workers} workers", data_set(images_in(PHOTOS)))
+    )
+
+
+if __name__ == "__main__":
+    main()

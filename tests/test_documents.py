@@ -1,0 +1,103 @@
+"""Every command and snippet of the documents runs, in a folder of its own, as a reader would type it."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from tests.data_tools import made
+from tests.documents import blocks_of, run_document
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = ("pipeline/data/README.md", "pipeline/serve/README.md", "pipeline/archive/LAYOUT.md", "jobs/README.md")
+_NEEDS = {
+    "pipeline/data/README.md": ("datasets", "polars", "pandas", "duckdb"),
+    "pipeline/serve/README.md": ("starlette", "uvicorn"),
+    "pipeline/archive/LAYOUT.md": ("duckdb",),
+    "jobs/README.md": ("duckdb", "jinja2", "plotly"),
+}
+_OWN_ARCHIVE = ("jobs/README.md",)  # makes it itself
+
+
+@pytest.fixture
+def ray_for_documents() -> Iterator[None]:
+    """A small Ray that `read_archive` finds; without it a document would start one as large as the machine."""
+    import ray
+
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    ours = not ray.is_initialized()
+    if ours:
+        options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+        ray.init(address="local", num_cpus=2, object_store_memory=200 << 20, **options)
+    yield
+    if ours:
+        ray.shutdown()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where a document is run: four small photos, and nothing of a reader's settings."""
+    (tmp_path / "photos").mkdir()
+    for photo in photos[:4]:
+        with Image.open(photo) as image:
+            image.thumbnail((200, 200))
+            image.save(tmp_path / "photos" / photo.name, quality=92)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("SHARDPRESS_TOKEN", raising=False)
+    return tmp_path
+
+
+@pytest.mark.ray
+@pytest.mark.s3
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_block_runs(
+    document: str, folder: Path, photos: list[Path], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    missing = [name for name in _NEEDS.get(document, ()) if importlib.util.find_spec(name) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)} (extras [dev], [serve], [report])")
+    if document not in _OWN_ARCHIVE:
+        made.press(made.labelled_shards(folder / "labelled", photos, shards=2), folder / "archive", "webp", 40)
+    if "read_archive" in (ROOT / document).read_text():
+        request.getfixturevalue("ray_for_documents")
+
+    def start_s3() -> None:
+        server = request.getfixturevalue("s3_server")
+        for bucket in ("photos", "cold", "back"):
+            server.bucket(bucket)
+        from pipeline import storage
+
+        for photo in sorted((folder / "photos").glob("*.jpg")):
+            storage.write_atomic(f"s3://photos/2026/{photo.name}", photo.read_bytes())
+
+    assert run_document(ROOT / document, folder, start_s3, {}) > 0
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_lead_somewhere(document: str) -> None:
+    text = (ROOT / document).read_text()
+    named = re.findall(r"`((?:pipeline|jobs|tests|configs|infra)/[\w./-]+)`", text)
+    assert all((ROOT / name).exists() for name in named), named
+
+
+def test_blocks_are_found_with_their_notes_and_lines() -> None:
+    text = (
+        "# A\n\n```bash\nls\n```\n\n<!-- not run: needs a cluster -->\n```bash\nrm\n```\n"
+        "<!-- s3 -->\n```python\nx\n```\n```text\ny\n```\n"
+    )
+    assert [(each.kind, each.code, each.note, each.line) for each in blocks_of(text)] == [
+        ("bash", "ls\n", "", 4),
+        ("python", "x\n", "s3", 13),
+    ]
