@@ -9,20 +9,28 @@ Importing this package is cheap: torch is imported when the first picture is cod
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from pipeline.single import decode, encode
 
 if TYPE_CHECKING:
-    from pipeline.execution.reading import read_archive
+    import ray.data
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "decode", "encode", "read_archive"]
 
 
-def __getattr__(name: str) -> Any:
-    if name == "read_archive":
-        from pipeline.execution.reading import read_archive
+def read_archive(
+    uri: str,
+    columns: Sequence[str] | None = None,
+    decode: bool = True,
+    *,
+    where: str | None = None,
+    num_gpus: float = 0,
+    concurrency: int | None = None,
+) -> ray.data.Dataset:
+    """The pictures of the archive at `uri` as a Ray dataset; see `pipeline.execution.reading.read_archive`."""
+    from pipeline.execution import reading
 
-        return read_archive
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return reading.read_archive(uri, columns, decode, where=where, num_gpus=num_gpus, concurrency=concurrency)
