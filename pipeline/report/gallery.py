@@ -16,7 +16,7 @@ from pipeline.errors import PipelineError
 from pipeline.report import pictures
 
 BLOCK_PX = 16
-BUDGET_BYTES = 3_000_000
+BUDGET_BYTES = 2_200_000
 # One scale for every error map of a page, so that they can be compared: 24 of 255 levels is plainly visible.
 ERROR_TOP = 24.0
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 CROP_PX = (480, 360)
 MAP_PX = 320
+BLOCKS_UP_TO = 6_000
 QUALITIES = (88, 78, 66, 52, 38)
 # Viridis at nine even steps (van der Walt & Smith, 2015): rising lightness, told apart without colour vision.
 _VIRIDIS = (0x440154, 0x472D7B, 0x3B528B, 0x2C728E, 0x21918C, 0x28AE80, 0x5EC962, 0xADDC30, 0xFDE725)
@@ -37,7 +38,9 @@ def heat_map(values: np.ndarray, top: float) -> str:
     if max(picture.size) > MAP_PX:
         share = MAP_PX / max(picture.size)
         size = (max(1, round(picture.width * share)), max(1, round(picture.height * share)))
-        return data_uri(_saved(picture.resize(size, Image.Resampling.BOX), "WEBP", quality=72), "webp")
+        picture = picture.resize(size, Image.Resampling.BOX)
+    if picture.width * picture.height > BLOCKS_UP_TO:  # as PNG the noise of an error map would be 100 kB
+        return data_uri(_saved(picture, "WEBP", quality=60, method=4), "webp")
     return data_uri(_saved(picture, "PNG", optimize=True), "png")
 
 
