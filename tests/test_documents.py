@@ -45,11 +45,12 @@ def ray_for_documents() -> Iterator[None]:
 
 @pytest.fixture
 def folder(tmp_path: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a document is run: four small photos, and nothing of a reader's settings."""
+    """Where a document is run: four small photos (264 px), and nothing of a reader's settings."""
     (tmp_path / "photos").mkdir()
     for photo in photos[:4]:
-        with Image.open(photo) as image:
-            image.thumbnail((200, 200))
+        with Image.open(photo) as opened:
+            scale = 264 / min(opened.size)  # training validates on crops of 256 px
+            image = opened.resize((round(opened.width * scale), round(opened.height * scale)))
             image.save(tmp_path / "photos" / photo.name, quality=92)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
