@@ -4,20 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test lint bench browser eval docs clean
+.PHONY: help install demo test lint bench browser eval docs constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 install: $(STAMP) ## a .venv with everything for demo, tests and reports
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "shardpress needs Python 3.11 or newer; this is " + sys.version.split()[0] + "; set PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q --upgrade pip
 	$(BIN)/python -m pip install -q torch==2.13.0
 	$(BIN)/python -m pip install -q --no-deps torchvision==0.28.0
-	$(BIN)/python -m pip install -q -e '.[report,dev]'
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[report,serve,dev]'
 	touch $@
 
 demo: install ## recompress the sample photos to demo/archive, restore them to demo/restored, print a table
@@ -42,7 +42,11 @@ eval: install ## codecs x qualities over the sample photos, ending in results/ph
 	$(BIN)/python -m jobs.evaluate --config configs/evaluate/photos.yaml
 
 docs: install ## API reference from docstrings, in build/docs
-	$(BIN)/python -m pdoc -o build/docs pipeline jobs
+	$(BIN)/pdoc pipeline $(addprefix pipeline.,archive bitstream codecs config data entropy errors execution filesystem \
+	  imaging metrics nn pillow records report serve single sources stages storage training) jobs '!jobs.__main__' -o build/docs
+
+constraints: install ## constraints.txt: the versions that the tests passed with
+	$(BIN)/pip freeze --exclude-editable | grep -E '^[A-Za-z0-9_.-]+==' | sed -E 's/\+cpu$$//' | sort -f > constraints.txt
 
 bench: install ## pipeline efficiency, memory and start-up, as ratios
 	$(BIN)/python -m tests.benchmarks.pipeline

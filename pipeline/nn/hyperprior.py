@@ -89,9 +89,12 @@ class MeanScaleHyperprior(nn.Module):
         z_bits = logistic_bits(z + torch.rand_like(z) - 0.5, self.sigma(self.log2_sigma_z(quality)))
         offset, mean = self.h_s(ste_round(z))
         sigma = self.sigma(self.log2_base(quality) + offset)
-        residual = y - mean * sigma
+        mu = mean * sigma
+        residual = y - mu
         y_bits = logistic_bits(residual + torch.rand_like(residual) - 0.5, sigma)
-        y_hat = (soft_gradient_round(residual) + mean * sigma) / gain
+        # mu moves neither the picture nor, but for the slope of soft rounding, its gradient; times the sigma of the DC
+        # channel that leak is noise of hundreds of steps, so only the rate may teach mu.
+        y_hat = (soft_gradient_round(y - mu.detach()) + mu.detach()) / gain
         return Likelihoods(self.g_s(y_hat, quality), y_bits.flatten(1).sum(1), z_bits.flatten(1).sum(1))
 
     @staticmethod

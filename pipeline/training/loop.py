@@ -72,7 +72,8 @@ class Trainer:
         self.crops = Crops([p for p in photos if id(p) not in held_ids] or photos, spec.seed, self.device)
         torch.manual_seed(spec.seed)
         self.model = MeanScaleHyperprior(spec.model)
-        self._start()
+        if not (out / "checkpoint.pt").exists():
+            self._start()
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.forward = torch.compile(self.model, dynamic=False) if spec.compile else self.model
         self.optimizer = torch.optim.AdamW(param_groups(self.model), lr=spec.lr, weight_decay=0.0, betas=(0.9, 0.995))
