@@ -91,7 +91,7 @@ class _Counted:
 
 def _integer_macs(h_s: integer.IntegerHyperSynthesis, z: np.ndarray) -> int:
     counted: list[int] = []
-    integer.IntegerHyperSynthesis(tuple(_Counted(layer, counted) for layer in h_s.layers))(z)  # type: ignore[misc]
+    integer.IntegerHyperSynthesis(tuple(_Counted(layer, counted) for layer in h_s.layers), h_s.compression)(z)  # type: ignore[misc]
     return sum(counted)
 
 
