@@ -61,6 +61,15 @@ def param_groups(model: MeanScaleHyperprior) -> list[dict[str, Any]]:
     return [{"params": parameters, "scale": scale} for scale, parameters in groups.items()]
 
 
+def centre_crop(photo: np.ndarray, size_px: int = 256) -> np.ndarray:
+    """The middle of a photo, (size, size, 3); smaller photos are mirrored out to it."""
+    missing = [max(0, size_px - side) for side in photo.shape[:2]]
+    if any(missing):
+        photo = np.pad(photo, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="symmetric")
+    top, left = ((side - size_px) // 2 for side in photo.shape[:2])
+    return photo[top : top + size_px, left : left + size_px]
+
+
 class Trainer:
     """Trains a `MeanScaleHyperprior` on photos held in memory; state lives in `out`/checkpoint.pt."""
 
@@ -68,7 +77,7 @@ class Trainer:
         self.spec, self.out, self.device = spec, out, torch.device(device)
         held = photos[:: max(1, len(photos) // spec.holdout)][: spec.holdout]
         held_ids = {id(p) for p in held}
-        self.holdout = [p for p in held if min(p.shape[:2]) >= 256] or held
+        self.holdout = [centre_crop(p) for p in held]
         self.crops = Crops([p for p in photos if id(p) not in held_ids] or photos, spec.seed, self.device)
         torch.manual_seed(spec.seed)
         self.model = MeanScaleHyperprior(spec.model)
@@ -180,8 +189,7 @@ class Trainer:
         """Mean bpp, PSNR (dB) and weighted loss of the EMA weights on held-out 256 px crops at five qualities."""
         model = MeanScaleHyperprior(self.spec.model).to(self.device)
         model.load_state_dict(self.ema.weights)
-        crops = [p[(s := (np.array(p.shape[:2]) - 256) // 2)[0] :, s[1] :][:256, :256] for p in self.holdout]
-        x = torch.from_numpy(np.stack([c for c in crops if c.shape == (256, 256, 3)])).permute(0, 3, 1, 2)
+        x = torch.from_numpy(np.stack(self.holdout)).permute(0, 3, 1, 2)
         x = x.to(self.device).float() / 255
         points, losses = [], []
         state = torch.get_rng_state()

@@ -180,3 +180,9 @@ def test_a_run_can_start_from_an_exported_model(pictures, tmp_path):
             pictures,
             tmp_path / "third",
         )
+
+
+def test_photos_smaller_than_the_validation_crop_do(pictures, tmp_path):
+    small = [p[:100, :90] for p in pictures]
+    _, log = run(replace(SPEC, steps=2, validate_every_steps=2), small, tmp_path)
+    assert any("validation" in record for record in log)
