@@ -80,22 +80,26 @@ class MeanScaleHyperprior(nn.Module):
     def forward(self, x: Tensor, quality: Tensor) -> Likelihoods:
         """x (B, 3, H, W) in [0, 1], H and W multiples of 64; quality (B,) in [0, 1].
 
-        Mixed quantisation: the decoder sees rounding, the rate sees additive uniform noise
+        Mixed quantisation: the decoder sees rounding, the rate, in training, additive uniform noise
         (Minnen & Singh, "Channel-wise Autoregressive Entropy Models", ICIP 2020, section 3.3).
         """
         gain = torch.exp2(self.log2_gain(quality))
         y = self.g_a(x, quality) * gain
         z = self.h_a(torch.asinh(y))
-        z_bits = logistic_bits(z + torch.rand_like(z) - 0.5, self.sigma(self.log2_sigma_z(quality)))
+        z_bits = logistic_bits(self.quantised(z), self.sigma(self.log2_sigma_z(quality)))
         offset, mean = self.h_s(ste_round(z))
         sigma = self.sigma(self.log2_base(quality) + offset)
         mu = mean * sigma
         residual = y - mu
-        y_bits = logistic_bits(residual + torch.rand_like(residual) - 0.5, sigma)
+        y_bits = logistic_bits(self.quantised(residual), sigma)
         # mu moves neither the picture nor, but for the slope of soft rounding, its gradient; times the sigma of the DC
         # channel that leak is noise of hundreds of steps, so only the rate may teach mu.
         y_hat = (soft_gradient_round(y - mu.detach()) + mu.detach()) / gain
         return Likelihoods(self.g_s(y_hat, quality), y_bits.flatten(1).sum(1), z_bits.flatten(1).sum(1))
+
+    def quantised(self, x: Tensor) -> Tensor:
+        """What the rate is measured on: uniform noise in training, else the rounding that is coded."""
+        return x + torch.rand_like(x) - 0.5 if self.training else x.round()
 
     @staticmethod
     def sigma(log2_sigma: Tensor) -> Tensor:

@@ -29,6 +29,7 @@ from pipeline.nn.spec import HyperpriorSpec
 from pipeline.training import checkpoint
 from pipeline.training.checkpoint import Ema
 from pipeline.training.data import Crops
+from pipeline.training.optimizer import Optimizer
 from pipeline.training.spec import TrainSpec
 
 
@@ -47,18 +48,6 @@ def rd_loss(
     lmbda = spec.lmbda_min * (spec.lmbda_max / spec.lmbda_min) ** quality
     loss = (distortion_weight(spec, lmbda) * (bpp + lmbda * mse)).mean()
     return loss, bpp.detach(), mse.detach()
-
-
-def param_groups(model: MeanScaleHyperprior) -> list[dict[str, Any]]:
-    """At the full rate gains run away and the KLT dissolves, so these learn ten and fifty times slower."""
-    # Layers with many or large inputs move their output further for the same step, hence the others.
-    scales = {"log2_gain.": 0.1, "modulation.": 0.1, ".klt.": 0.02}
-    scales |= {"h_s.": 0.15, "h_a.": 0.5, ".down.": 0.3, ".head.": 0.3}
-    groups: dict[float, list[torch.nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        scale = next((s for part, s in scales.items() if part in name), 1.0)
-        groups.setdefault(scale, []).append(parameter)
-    return [{"params": parameters, "scale": scale} for scale, parameters in groups.items()]
 
 
 def centre_crop(photo: np.ndarray, size_px: int = 256) -> np.ndarray:
@@ -85,7 +74,7 @@ class Trainer:
             self._start()
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.forward = torch.compile(self.model, dynamic=False) if spec.compile else self.model
-        self.optimizer = torch.optim.AdamW(param_groups(self.model), lr=spec.lr, weight_decay=0.0, betas=(0.9, 0.995))
+        self.optimizer = Optimizer(self.model, spec.matrix_lr_scale)
         self.ema = Ema(self.model, spec.ema_decay)
         self.step, self.elapsed_s, self.skipped, self.norm_mean = 0, 0.0, 0, 1.0
         self.bad_in_a_row, self.lr_scale = 0, 1.0
@@ -146,11 +135,10 @@ class Trainer:
         x = x.float().div_(255).contiguous(memory_format=torch.channels_last)
         quality = torch.from_numpy((self.crops.rng.random() + np.arange(count) / count) % 1).float().to(self.device)
         lr = self.learning_rate()
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr * group["scale"]
+        self.optimizer.set_lr(lr)
         with torch.autocast(self.device.type, torch.bfloat16):
             loss, bpp, mse = rd_loss(self.forward, self.model.spec, x, quality)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         loss.backward()
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), spec.clip_norm))
         self.step += 1
@@ -189,16 +177,14 @@ class Trainer:
         """Mean bpp, PSNR (dB) and weighted loss of the EMA weights on held-out 256 px crops at five qualities."""
         model = MeanScaleHyperprior(self.spec.model).to(self.device)
         model.load_state_dict(self.ema.weights)
+        model.eval()
         x = torch.from_numpy(np.stack(self.holdout)).permute(0, 3, 1, 2)
         x = x.to(self.device).float() / 255
         points, losses = [], []
-        state = torch.get_rng_state()
-        torch.manual_seed(0)
         for quality in (0.1, 0.3, 0.5, 0.7, 0.9):
             loss, bpp, mse = rd_loss(model, model.spec, x, torch.full((len(x),), quality, device=self.device))
             points.append((round(bpp.mean().item(), 4), round((10 * torch.log10(255**2 / mse)).mean().item(), 3)))
             losses.append(loss.item())
-        torch.set_rng_state(state)
         return {"loss": round(float(np.mean(losses)), 5), "bpp_psnr": points}
 
     def save(self) -> None:

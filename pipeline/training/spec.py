@@ -13,6 +13,7 @@ from pipeline.nn.spec import HyperpriorSpec
 class TrainSpec:
     """One run. `minutes` is training time, summed over resumes; validation and start-up are not counted.
 
+    `lr` is AdamW's peak; Muon, which trains the matrices, gets `matrix_lr_scale` times that.
     `init_from` is a model file to start from instead of a KLT; its sizes must be those of `model`.
     `compile` runs the networks through torch.compile, a quarter faster on a CPU after a minute or two of compiling;
     `large_from` is the part of the schedule after which crops grow to `large_crop_px` at equal pixels a step.
@@ -27,6 +28,7 @@ class TrainSpec:
     large_crop_px: int = 512
     large_from: float = 0.85
     lr: float = 3e-3
+    matrix_lr_scale: float = 4.0
     warmup_steps: int = 300
     clip_norm: float = 0.2
     ema_decay: float = 0.999

@@ -1,0 +1,73 @@
+"""What learns how: matrices by Muon, everything else by AdamW.
+
+Muon (Jordan et al., 2024) orthogonalises the momentum of a matrix, so that all its directions learn alike. The codec is
+nearly all 1x1 convolutions, which are matrices, and reaches the same loss in fewer steps at next to no cost (see
+LOG.md). The KLT, depth-wise filters, biases and tables stay with AdamW.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+# At the full rate gains run away and the KLT dissolves; the others have many or large inputs, so that the same step
+# moves their output further.
+SCALES = {"log2_gain.": 0.1, "modulation.": 0.1, ".klt.": 0.02, "h_s.": 0.5}
+
+
+def is_matrix(name: str, parameter: Tensor) -> bool:
+    """Whether a parameter maps channels to channels: (out, in, kh, kw) with in > 1, the KLT excepted."""
+    return parameter.ndim == 4 and parameter.shape[1] > 1 and ".klt." not in name
+
+
+def groups(parameters: Iterable[tuple[str, nn.Parameter]], scale: float = 1.0) -> list[dict[str, Any]]:
+    """Parameter groups by learning rate; `scale` times the one in SCALES is kept under "scale"."""
+    found: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in parameters:
+        found.setdefault(next((s for part, s in SCALES.items() if part in name), 1.0), []).append(parameter)
+    return [{"params": members, "scale": s * scale} for s, members in found.items()]
+
+
+class Optimizer:
+    """Muon and AdamW behind the few methods the loop calls; `set_lr` takes AdamW's learning rate.
+
+    The model must be in channels_last memory format.
+    """
+
+    def __init__(self, model: nn.Module, matrix_lr_scale: float) -> None:
+        named = list(model.named_parameters())
+        # Muon wants two dimensions. These parameters share the storage of the model's own, which is channels_last.
+        self.matrices = [
+            (p, nn.Parameter(p.data.permute(0, 2, 3, 1).view(len(p), -1))) for n, p in named if is_matrix(n, p)
+        ]
+        flat = [(n, q) for (n, _), (_, q) in zip([m for m in named if is_matrix(*m)], self.matrices, strict=True)]
+        self.muon = torch.optim.Muon(
+            groups(flat, matrix_lr_scale), weight_decay=0.0, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+        )
+        rest = [m for m in named if not is_matrix(*m)]
+        self.adamw = torch.optim.AdamW(groups(rest), weight_decay=0.0, betas=(0.9, 0.995))
+
+    def set_lr(self, lr: float) -> None:
+        for group in self.muon.param_groups + self.adamw.param_groups:
+            group["lr"] = lr * group["scale"]
+
+    def zero_grad(self) -> None:
+        self.adamw.zero_grad()
+        for parameter, _ in self.matrices:
+            parameter.grad = None
+
+    def step(self) -> None:
+        for parameter, matrix in self.matrices:
+            matrix.grad = None if parameter.grad is None else parameter.grad.permute(0, 2, 3, 1).reshape(matrix.shape)
+        self.muon.step()
+        self.adamw.step()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.muon.load_state_dict(state["muon"])
+        self.adamw.load_state_dict(state["adamw"])
