@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pipeline.codecs.base import Analysis, SplitCodec
-from pipeline.errors import CodecError
+from pipeline.errors import CodecError, ConfigError
 from pipeline.records import Picture
 from pipeline.stages.work import Work, shell_of
 
@@ -48,6 +48,8 @@ class Analyse:
             return []
         try:
             return list(self.codec.analyse(pictures))
+        except ConfigError:  # a device that is not there is no fault of any picture: the run ends and says so
+            raise
         except Exception as error:  # torch raises RuntimeError for anything, out of memory included
             if len(pictures) > 1:
                 return [self._analyses([picture])[0] for picture in pictures]

@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.archive import stored_bytes
 from pipeline.codecs.base import Analysis, Codec, SplitCodec, Symbols
-from pipeline.errors import CodecError, PipelineError, VerifyError
+from pipeline.errors import CodecError, ConfigError, PipelineError, VerifyError
 from pipeline.metrics.distortion import measure, psnr_db
 from pipeline.records import ENCODED, KEPT_ORIGINAL, Distortion, Outcome, Picture
 from pipeline.stages.decode import Decode
@@ -72,6 +72,8 @@ class Encode:
                     work = self._with_pixels(work)
                 outcome = _outcome(work, _candidate(codec, work), reasons)
                 self._insist(outcome)
+            except ConfigError:  # wrong for every image: to end is better than another codec for the whole archive
+                raise
             except Exception as error:  # any failure of one codec is a reason to try the next, never to stop
                 reasons.append(_reason(codec.name, error))
                 continue

@@ -16,7 +16,7 @@ import numpy as np
 
 from pipeline.archive.results import Setting
 from pipeline.codecs.base import Codec
-from pipeline.errors import PipelineError, VerifyError
+from pipeline.errors import ConfigError, PipelineError, VerifyError
 from pipeline.metrics.distortion import measure
 from pipeline.metrics.rate import bpp
 from pipeline.records import ENCODED, KEPT_ORIGINAL, REJECTED, Distortion, Picture, SourceImage
@@ -75,6 +75,8 @@ class Trial:
             return {}
         try:
             row, decoded = coded(codec, picture, source)
+        except ConfigError:  # wrong for every image
+            raise
         except Exception as error:  # any failure of a codec is a row, never the end of a job
             return {"status": KEPT_ORIGINAL, "reason": _reason(codec, error)}
         if self.task is not None:

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import pytest
+
 from pipeline.codecs.base import Analysis
-from pipeline.errors import CodecError
+from pipeline.errors import CodecError, ConfigError
 from pipeline.records import Picture
 from pipeline.stages.analyse import Analyse, by_megapixels
 from pipeline.stages.decode import rejected
@@ -50,6 +52,15 @@ def test_refusals_of_the_codec_are_taken_literally():
 
     (work,) = Analyse(Refusing())([work_of(5)])
     assert work.note == "too small"
+
+
+def test_a_wrong_setting_ends_the_run():
+    class Misplaced(Split):
+        def analyse(self, pictures):
+            raise ConfigError("device 'cuda': not here")
+
+    with pytest.raises(ConfigError, match="cuda"):
+        list(Analyse(Misplaced())([work_of(20), work_of(30)]))
 
 
 def test_rejected_works_and_obstacles_skip_the_codec():

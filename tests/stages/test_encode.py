@@ -13,7 +13,7 @@ from pipeline.codecs.base import Analysis, Encoded, Symbols
 from pipeline.codecs.jxl import JXLLossless
 from pipeline.codecs.original import Original
 from pipeline.codecs.pillow import JPEG, WebP
-from pipeline.errors import CodecError, VerifyError
+from pipeline.errors import CodecError, ConfigError, VerifyError
 from pipeline.records import Distortion, Outcome, Picture, Rate
 from pipeline.stages.decode import Decode
 from pipeline.stages.encode import Encode, Floor, require_equal
@@ -147,6 +147,11 @@ def test_a_codec_that_fails_costs_nothing(codec, why):
     outcome = outcome_of(data, codec)
     assert (outcome.status, outcome.payload) == ("kept_original", data)
     assert why in (outcome.reason or "")
+
+
+def test_a_wrong_setting_is_no_reason_for_another_codec():
+    with pytest.raises(ConfigError, match="cuda"):
+        outcome_of(file_of(smooth()), Faulty(error=ConfigError("device 'cuda': not here")))
 
 
 def test_a_16_bit_source_is_kept():

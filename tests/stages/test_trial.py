@@ -9,6 +9,7 @@ from pipeline.archive.results import Setting
 from pipeline.codecs.base import Encoded
 from pipeline.codecs.jxl import JXLLossless
 from pipeline.codecs.pillow import JPEG
+from pipeline.errors import ConfigError
 from pipeline.metrics.distortion import measure
 from pipeline.records import Rate
 from pipeline.stages.decode import Decode
@@ -73,6 +74,15 @@ def test_a_codec_that_fails_is_a_row():
 
     row = tried(Broken(), file_of(smooth()))
     assert (row["status"], row["reason"]) == ("kept_original", "jpeg: RuntimeError: no memory left")
+
+
+def test_a_wrong_setting_ends_the_run():
+    class Misplaced(JPEG):
+        def encode(self, picture, source):
+            raise ConfigError("device 'cuda': not here")
+
+    with pytest.raises(ConfigError, match="cuda"):
+        tried(Misplaced(), file_of(smooth()))
 
 
 def test_a_lossless_codec_that_is_not_is_found_out():
