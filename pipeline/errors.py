@@ -3,6 +3,7 @@
     PipelineError
     +-- ConfigError       a setting, argument or config file is wrong
     +-- StorageError      an object store or file system refused or failed
+    |   +-- StoreUnavailable  all of it is out of reach, which says nothing about one file
     +-- SourceError       a source (folder, glob, shard) cannot be listed or read at all
     +-- ImageError        one image cannot be decoded; becomes a row, never stops a job
     +-- CodecError        a codec cannot represent or produce what was asked; next in the fallback chain
@@ -26,6 +27,10 @@ class ConfigError(PipelineError):
 
 class StorageError(PipelineError):
     """An object store or file system refused or failed."""
+
+
+class StoreUnavailable(StorageError):
+    """A whole store is out of reach (outage, expired credentials): no verdict on any one file may follow from it."""
 
 
 class SourceError(PipelineError):

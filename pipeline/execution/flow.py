@@ -20,7 +20,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.archive import PartMeta, Unit
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, StoreUnavailable
 from pipeline.execution.cluster import Resources
 from pipeline.execution.guard import attempt
 from pipeline.execution.ticket import CarefulSteps, Steps, Ticket, steps_of
@@ -185,7 +185,8 @@ def _plain(error: BaseException) -> PipelineError:
     for at in chain:
         # Ray's own copy of an error is an instance of its class as well, and its text is a traceback.
         if isinstance(at, PipelineError) and not isinstance(at, RayError):
-            return type(at)(str(at))
+            again = "; what was committed stays, run the same command again to go on"
+            return type(at)(f"{at}{again if isinstance(at, StoreUnavailable) else ''}")
     named = [at for at in chain if not type(at).__module__.startswith("ray")] or chain
     lines = [line.strip() for line in str(named[-1]).splitlines() if line.strip()] or ["no message"]
     return PipelineError(f"a worker failed: {type(named[-1]).__name__}: {lines[0]}; run the same command to resume")

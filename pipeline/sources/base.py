@@ -3,9 +3,12 @@
 A source never raises for one image. What cannot be read comes out as a `SourceImage` without data and with an
 `error`, so that it gets its row like every other image:
 
-    "unreadable: ..."  the store or file system failed (gone, refused, out of time); the next run may fare better
+    "unreadable: ..."  the store refused this one (gone, changed, not permitted); `--retry unreadable` asks again
     "too large: ..."   over `member_limit_bytes`, which may be raised
     "damaged: ..."     the bytes were read and are not what they should be; they will not get better by themselves
+
+StoreUnavailable alone passes: an outage is no property of an image, so it may leave no row behind. It ends the run,
+and the next one finds these images still to do.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar, Protocol, runtime_checkable
 
 from pipeline import storage
-from pipeline.errors import SourceError, StorageError
+from pipeline.errors import SourceError, StorageError, StoreUnavailable
 from pipeline.records import SourceImage, SourceItem, image_id_of
 
 MEMBER_LIMIT_BYTES = 512 << 20
@@ -72,6 +75,8 @@ def not_as_listed(item: SourceItem) -> SourceImage | None:
     """The row of a shard that is gone or has another content by now; its images belong to another version."""
     try:
         found = storage.list_files(item.uri)[0].version
+    except StoreUnavailable:
+        raise
     except StorageError as error:
         return failed(item, f"unreadable: {error}")
     if found == item.version:

@@ -13,9 +13,17 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from pipeline import storage
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, StoreUnavailable
 from pipeline.records import SourceImage, SourceItem, image_id_of
-from pipeline.sources.base import MEMBER_LIMIT_BYTES, Listing, failed, human_bytes, nothing_found, printable
+from pipeline.sources.base import (
+    MEMBER_LIMIT_BYTES,
+    Listing,
+    failed,
+    human_bytes,
+    not_as_listed,
+    nothing_found,
+    printable,
+)
 from pipeline.sources.formats import SIDECAR_SUFFIXES, suffix_of
 
 READ_AHEAD_BYTES = 32 << 20
@@ -68,15 +76,17 @@ class FilesSource:
             )
         try:
             data = storage.read_bytes(item.uri)
+        except StoreUnavailable:
+            raise
         except (PipelineError, OSError) as error:
             return failed(item, f"unreadable: {error}")
-        if len(data) != item.size_bytes:
-            return failed(
-                item,
-                f"unreadable: listed with {item.size_bytes} bytes, read {len(data)}; it changed in between, "
-                "and the next run reads it in its new version",
-            )
-        return SourceImage(image_id_of(item.uri), printable(item.uri), item.version, data)
+        if len(data) == item.size_bytes:
+            return SourceImage(image_id_of(item.uri), printable(item.uri), item.version, data)
+        if changed := not_as_listed(item):
+            return changed
+        raise StoreUnavailable(
+            f"{item.uri}: the store gave {len(data)} bytes and says that it has {item.size_bytes}; try again later"
+        )
 
 
 def _base_name(uri: str) -> str:

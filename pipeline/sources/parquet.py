@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.errors import PipelineError, SourceError, StorageError
+from pipeline.errors import PipelineError, SourceError, StorageError, StoreUnavailable
 from pipeline.records import SourceImage, SourceItem, image_id_of
 from pipeline.sources.base import (
     MEMBER_LIMIT_BYTES,
@@ -30,6 +30,7 @@ from pipeline.sources.base import (
     printable,
 )
 from pipeline.sources.formats import IMAGE_SUFFIXES, PARQUET_SUFFIXES
+from pipeline.storage.parquet import open_parquet
 
 IMAGE_COLUMN_NAMES = frozenset({"image", "images", "img", "image_bytes", "bytes", "content", "data"}) | IMAGE_SUFFIXES
 _READ_ERRORS = (PipelineError, OSError, EOFError, ValueError, pa.ArrowException)
@@ -55,7 +56,7 @@ class ParquetSource:
         items = self.listing.ending_in(PARQUET_SUFFIXES, self.uri, "Parquet files (" + " ".join(PARQUET_SUFFIXES) + ")")
         try:
             with storage.open_read(items[0].uri) as stream:
-                schema = pq.read_schema(stream)
+                schema = open_parquet(stream).schema_arrow
         except _READ_ERRORS:
             return items
         self._columns(items[0], schema)
@@ -72,11 +73,13 @@ class ParquetSource:
         try:
             with storage.open_read(item.uri) as stream:
                 # Without pre_buffer a column is read page by page: memory follows the largest page, not the row group.
-                table = pq.ParquetFile(stream, pre_buffer=False, buffer_size=_STREAM_BUFFER_BYTES)
+                table = open_parquet(stream, pre_buffer=False, buffer_size=_STREAM_BUFFER_BYTES)
                 image_at, id_at = self._columns(item, table.schema_arrow)
                 rows = _Rows(item, table.schema_arrow, image_at, id_at, self.member_limit_bytes)
                 for group in range(table.num_row_groups):
                     yield from self._group_images(table, group, rows)
+        except StoreUnavailable:
+            raise
         except _READ_ERRORS as error:
             yield failed(item, f"{_blame(error)}: Parquet file {item.uri}: {error}")
 
@@ -87,6 +90,8 @@ class ParquetSource:
         while True:
             try:
                 batch = next(batches, None)
+            except StoreUnavailable:
+                raise
             except _READ_ERRORS as error:
                 lost = f"rows {rows.number} to {first + count - 1} (row group {group})"
                 yield rows.named(f"row_group={group}", None, {}, f"{_blame(error)}: {lost} cannot be read: {error}")

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from pipeline import storage
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, StoreUnavailable
 from pipeline.records import SourceImage, SourceItem, image_id_of
 from pipeline.sources.base import (
     MEMBER_LIMIT_BYTES,
@@ -109,6 +109,8 @@ class _Shard:
                 member = next(stream, None)
             except TarDamage as damage:
                 member, error = None, f"damaged: shard {self._item.uri} {damage}; images after this point are missing"
+            except StoreUnavailable:
+                raise
             except (PipelineError, OSError) as failure:
                 member, error = None, f"unreadable: {failure}"
             if member is None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from pipeline.archive import CHUNK_BYTES, CHUNK_IMAGES, Unit
-from pipeline.errors import PipelineError
+from pipeline.errors import PipelineError, StoreUnavailable
 from pipeline.records import SourceImage, SourceItem, image_id_of
 from pipeline.sources import Source
 
@@ -27,7 +27,7 @@ class Chunk:
 def read_unit(source: Source, unit: Unit) -> Iterator[Chunk]:
     """Chunks of `unit` in order, without the images it is to skip; those still count where chunks are cut.
 
-    Never raises for a source that cannot be read: that, too, becomes a row.
+    A source that cannot be read becomes a row, too; only StoreUnavailable passes, since it says nothing about it.
     """
     images = _images(source, unit.items)
     # The planner grouped files by listed size; cutting again by bytes read could disagree with the part id.
@@ -53,6 +53,8 @@ def chunked(images: Iterable[SourceImage]) -> Iterator[Chunk]:
 def _images(source: Source, items: tuple[SourceItem, ...]) -> Iterator[SourceImage]:
     try:
         yield from source.images(items)
+    except StoreUnavailable:
+        raise
     except (PipelineError, OSError) as error:
         for item in items:
             yield SourceImage(image_id_of(item.uri), item.uri, item.version, None, error=f"unreadable: {error}")

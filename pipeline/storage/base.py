@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from pipeline.errors import StorageError
+from pipeline.errors import StorageError, StoreUnavailable
 
 T = TypeVar("T")
 
@@ -57,8 +57,12 @@ def patiently(
     transient: Callable[[Exception], bool],
     explain: Callable[[Exception], str],
     pauses_s: tuple[float, ...] = LONG_PAUSES_S,
+    outage: Callable[[Exception], bool] | None = None,
 ) -> T:
-    """`action()`, tried again after each pause while its error is transient; StorageError in the end."""
+    """`action()`, tried again after each pause while its error is transient; StorageError in the end.
+
+    It is StoreUnavailable when patience ran out, or for what `outage` knows to concern every file alike.
+    """
     for pause_s in (*pauses_s, None):
         try:
             return action()
@@ -66,7 +70,8 @@ def patiently(
             raise
         except Exception as error:
             if pause_s is None or not transient(error):
+                everywhere = transient(error) or (outage is not None and outage(error))
                 # From None: a library's own message may hold an endpoint URL with a password.
-                raise StorageError(explain(error)) from None
+                raise (StoreUnavailable if everywhere else StorageError)(explain(error)) from None
         time.sleep(pause_s * random.uniform(0.5, 1.0))
     raise AssertionError("unreachable")

@@ -15,6 +15,7 @@ from pipeline.storage.base import Entry, patiently
 
 T = TypeVar("T")
 _TRANSIENT = {errno.EAGAIN, errno.ETIMEDOUT, errno.ESTALE, errno.ECONNRESET}
+_OUTAGES = {errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EMFILE, errno.ENFILE}  # a dead mount, no handles
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK}
 _WAYS_OUT = {
     errno.ENOENT: "no such file; check the path",
@@ -112,7 +113,10 @@ def _guarded(action: Callable[[], T], uri: str) -> T:
     def transient(error: Exception) -> bool:
         return isinstance(error, OSError) and error.errno in _TRANSIENT
 
-    return patiently(action, transient, lambda error: _explain(uri, error))
+    def outage(error: Exception) -> bool:
+        return isinstance(error, OSError) and error.errno in _OUTAGES
+
+    return patiently(action, transient, lambda error: _explain(uri, error), outage=outage)
 
 
 def _explain(uri: str, error: Exception) -> str:

@@ -47,6 +47,10 @@ _WAYS_OUT = {
     "ProfileNotFound": "AWS_PROFILE names a profile that the AWS config files do not have",
     "EndpointConnectionError": "the endpoint cannot be reached; check AWS_ENDPOINT_URL and the network",
 }
+_OUTAGES = {  # of the bucket, the account or the endpoint, and so of every object alike
+    "NoSuchBucket", "InvalidBucketName", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken",
+    "RequestTimeTooSkewed", "NoCredentialsError", "PartialCredentialsError", "ProfileNotFound",
+}  # fmt: skip
 SETTLE_S = 0.5
 
 
@@ -76,7 +80,14 @@ class S3Store:
         if start == 0 and stop is None:
             # One concurrent transfer: with more, s3fs asks for the size first, which doubles the requests.
             return self._call(lambda fs: fs.cat_file(path, max_concurrency=1), uri)
-        return self._call(lambda fs: fs.cat_file(path, start=start, end=stop, max_concurrency=1), uri)
+
+        def action(fs: Any) -> bytes:
+            data: bytes = fs.cat_file(path, start=start, end=stop, max_concurrency=1)
+            if stop is not None and len(data) < stop - start and len(data) < fs.size(path) - start:
+                raise ConnectionError(f"{len(data)} bytes came of {stop - start}")
+            return data
+
+        return self._call(action, uri)
 
     def stat(self, uri: str) -> Entry | None:
         bucket, key = _split(uri)
@@ -171,7 +182,7 @@ class S3Store:
             return answer
 
         pauses_s = LONG_PAUSES_S if session.reached else SHORT_PAUSES_S
-        return patiently(attempt, _transient, lambda error: _explain(uri, error), pauses_s)
+        return patiently(attempt, _transient, lambda error: _explain(uri, error), pauses_s, _outage)
 
     def _session(self) -> _Session:
         settings = frozenset((k, v) for k, v in os.environ.items() if k.startswith("AWS_"))
@@ -226,6 +237,10 @@ def _transient(error: Exception) -> bool:
     if isinstance(error, ConnectionError | asyncio.TimeoutError) or _code(error) in _TRANSIENT_CODES:
         return True
     return any(kind.__name__ in _TRANSIENT_TYPES for kind in type(error).__mro__)
+
+
+def _outage(error: Exception) -> bool:
+    return not _OUTAGES.isdisjoint((_code(error), type(error).__name__))
 
 
 def _explain(uri: str, error: Exception) -> str:
