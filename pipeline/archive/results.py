@@ -3,15 +3,15 @@
     <results>/part-<id>.parquet     rows of one chunk of images; its existence is the commit
     <results>/runs/<run_id>.json    config, versions, machine, start and end; also the lock of a running job
 
-A part's Parquet metadata (`shardpress_results`, JSON) names its items and settings, so that a resumed run needs no
-rows to know what is done. Bytes, bpp and distortion are those of the codec's own payload whatever the status:
-`kept_original` says that `recompress` would keep the source instead, and the reason says why.
+A row has the columns of an archive's metrics table and a few of its own. Bytes, bpp and distortion are those of the
+codec's own payload whatever the status: `kept_original` says that `recompress` would keep the source instead, and
+the reason says why. A part's Parquet metadata (`shardpress_results`, JSON) names its items and settings, so that a
+resumed run needs no rows to know what is done.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,46 +23,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline import storage
-from pipeline.archive.parts import digest
-from pipeline.archive.schema import conform
+from pipeline.archive.parts import digest, part_of
+from pipeline.archive.schema import METRICS_SCHEMA, conform, table_of
 from pipeline.errors import ArchiveError
 
 FORMAT_VERSION = 1
 META_KEY = b"shardpress_results"
 _THREADS = 16
-RESULTS_SCHEMA = pa.schema(
+_OWN_COLUMNS = pa.schema(
     {
-        "image_id": pa.string(),
-        "source_uri": pa.string(),
-        "source_version": pa.string(),
-        "source_format": pa.string(),
-        "source_bytes": pa.int64(),
-        "width": pa.int64(),
-        "height": pa.int64(),
-        "status": pa.string(),
-        "reason": pa.string(),
         "series": pa.string(),  # the curve this row is a point of, e.g. "cnn effort 1"
-        "codec": pa.string(),
-        "model_id": pa.string(),
-        "quality": pa.float64(),
         "effort": pa.int64(),
         "setting_id": pa.string(),
-        "payload_bytes": pa.int64(),
-        "bpp": pa.float64(),
-        "mse": pa.float64(),
-        "psnr_db": pa.float64(),  # NULL for an exact picture, beside its mse of 0
-        "ssim": pa.float64(),
-        "ms_ssim": pa.float64(),
-        "encode_ms": pa.float64(),
         "decode_ms": pa.float64(),
         "label": pa.int64(),  # class of the image, where the classifier's task is known
         "top1_source": pa.int64(),  # what the classifier sees in the source
         "top1_decoded": pa.int64(),  # and in the decoded payload
-        "part": pa.string(),
-        "run_id": pa.string(),
-        "committed_at": pa.timestamp("us"),
     }.items()
 )
+RESULTS_SCHEMA = pa.schema([*METRICS_SCHEMA, *_OWN_COLUMNS])
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +120,7 @@ def commit(results: str, meta: ResultMeta, rows: Sequence[Mapping[str, Any]], ru
     if is_committed(results, part):
         return
     stamp = {"part": part, "run_id": run_id, "committed_at": datetime.now(UTC)}
-    table = pa.Table.from_pylist([_clean(row) | stamp for row in rows], schema=RESULTS_SCHEMA)
+    table = table_of([{**row, **stamp} for row in rows], RESULTS_SCHEMA)
     raw = json.dumps({"format_version": FORMAT_VERSION, "meta": json.loads(meta.to_json())}).encode()
     out = pa.BufferOutputStream()
     pq.write_table(table.replace_schema_metadata({META_KEY: raw}), out, compression="zstd")
@@ -227,21 +206,10 @@ def _meta_of(uri: str) -> ResultMeta:
         ) from None
 
 
-def _clean(row: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        name: None if isinstance(value, float) and not math.isfinite(value) else _text(value)
-        for name, value in row.items()
-    }
-
-
-def _text(value: Any) -> Any:
-    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
-
-
 def _part_uri(results: str, part: str) -> str:
     return storage.join(results, f"part-{part}.parquet")
 
 
 def _part_uris(results: str) -> list[str]:
     items = storage.list_files(results, {".parquet"}, missing_ok=True)
-    return [item.uri for item in items if item.uri.rsplit("/", 1)[-1].startswith("part-")]
+    return [item.uri for item in items if part_of(item.uri)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -108,11 +108,16 @@ def tables(outcomes: Sequence[Outcome], part: str, run_id: str, committed_at: da
     stamp = {"part": part, "run_id": run_id, "committed_at": committed_at}
     metrics = [_metrics_row(outcome, alpha) | stamp for outcome, alpha in pairs]
     kept = [(outcome, alpha) for outcome, alpha in pairs if outcome.status != REJECTED]
-    data = _table([_data_row(outcome, alpha) | {"part": part} for outcome, alpha in kept], DATA_SCHEMA)
+    data = table_of([_data_row(outcome, alpha) | {"part": part} for outcome, alpha in kept], DATA_SCHEMA)
     extra = passthrough.columns([outcome.source.passthrough for outcome, _ in kept], DATA_SCHEMA.names)
     for name, values in extra.items():
         data = data.append_column(name, values)
-    return data, _table(metrics, METRICS_SCHEMA)
+    return data, table_of(metrics, METRICS_SCHEMA)
+
+
+def table_of(rows: Iterable[Mapping[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows as Arrow: what they lack is NULL, and so are infinite and undefined numbers; text is valid UTF-8."""
+    return pa.Table.from_pylist([{name: _storable(row[name]) for name in row} for row in rows], schema=schema)
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:
@@ -143,24 +148,21 @@ def _metrics_row(outcome: Outcome, alpha: bytes | None) -> dict[str, Any]:
     pixels = picture.width_px * picture.height_px if picture is not None else 0
     return {
         "image_id": source.image_id,
-        "source_uri": _text(source.source_uri),
+        "source_uri": source.source_uri,
         "source_version": source.source_version,
         "source_format": (picture.source_format or None) if picture is not None else None,
         "source_bytes": None if source.data is None else len(source.data),
         "width": picture.width_px if picture is not None else None,
         "height": picture.height_px if picture is not None else None,
         "status": outcome.status,
-        "reason": None if outcome.reason is None else _text(outcome.reason),
+        "reason": outcome.reason,
         "codec": outcome.codec if outcome.status != REJECTED else None,
         "model_id": outcome.model_id if outcome.status != REJECTED else None,
-        "quality": _finite(outcome.quality),
+        "quality": outcome.quality,
         "payload_bytes": payload_bytes if outcome.status != REJECTED else None,
         "bpp": 8 * payload_bytes / pixels if payload_bytes is not None and pixels else None,
-        "mse": _finite(distortion.mse) if distortion is not None else None,
-        "psnr_db": _finite(distortion.psnr_db) if distortion is not None else None,
-        "ssim": _finite(distortion.ssim) if distortion is not None else None,
-        "ms_ssim": _finite(distortion.ms_ssim) if distortion is not None else None,
-        "encode_ms": _finite(outcome.encode_ms),
+        **{name: getattr(distortion, name, None) for name in ("mse", "psnr_db", "ssim", "ms_ssim")},
+        "encode_ms": outcome.encode_ms,
     }
 
 
@@ -188,14 +190,7 @@ def _side_data(outcome: Outcome) -> dict[str, bytes | None]:
     return {name: getattr(picture, name, None) for name in ("exif", "icc", "xmp")}
 
 
-def _table(rows: Iterable[dict[str, Any]], schema: pa.Schema) -> pa.Table:
-    return pa.Table.from_pylist(list(rows), schema=schema)
-
-
-def _text(value: str) -> str:
-    return value.encode("utf-8", "backslashreplace").decode()
-
-
-def _finite(value: float | None) -> float | None:
-    """NULL for infinite and undefined numbers: one lossless picture must not make avg(psnr_db) infinite."""
-    return float(value) if value is not None and math.isfinite(value) else None
+def _storable(value: Any) -> Any:
+    if isinstance(value, float | np.floating) and not math.isfinite(value):
+        return None  # one lossless picture must not make avg(psnr_db) infinite
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
