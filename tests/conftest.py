@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import shutil
 import socket
 import subprocess
@@ -12,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,6 +84,21 @@ def root(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return str(tmp_path)
     server: S3Server = request.getfixturevalue("s3_server")
     return f"{server.bucket('photos')}/{tmp_path.name}"
+
+
+@pytest.fixture(scope="module")
+def small_ray() -> Iterator[None]:
+    """A Ray of three CPUs in this process; whoever calls ray.data without one gets it as large as the machine."""
+    import ray
+
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    ours = not ray.is_initialized()
+    if ours:
+        options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
+        ray.init(address="local", num_cpus=3, object_store_memory=200 << 20, **options)
+    yield
+    if ours:
+        ray.shutdown()
 
 
 def _enter(server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:

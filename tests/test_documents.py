@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
-import logging
 import os
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
@@ -26,21 +23,6 @@ _NEEDS = {
     "jobs/README.md": ("duckdb", "jinja2", "plotly"),
 }
 _OWN_ARCHIVE = ("jobs/README.md",)  # makes it itself
-
-
-@pytest.fixture
-def ray_for_documents() -> Iterator[None]:
-    """A small Ray that `read_archive` finds; without it a document would start one as large as the machine."""
-    import ray
-
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    ours = not ray.is_initialized()
-    if ours:
-        options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
-        ray.init(address="local", num_cpus=2, object_store_memory=200 << 20, **options)
-    yield
-    if ours:
-        ray.shutdown()
 
 
 @pytest.fixture
@@ -72,7 +54,7 @@ def test_every_block_runs(
     if document not in _OWN_ARCHIVE:
         made.press(made.labelled_shards(folder / "labelled", photos, shards=2), folder / "archive", "webp", 40)
     if "read_archive" in (ROOT / document).read_text():
-        request.getfixturevalue("ray_for_documents")
+        request.getfixturevalue("small_ray")
 
     def start_s3() -> None:
         server = request.getfixturevalue("s3_server")

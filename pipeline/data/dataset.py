@@ -25,18 +25,34 @@ _FETCHED_AT_ONCE = 16
 
 
 class _Samples:
-    """Rows to samples; what both datasets do the same way."""
+    """Rows of an archive as samples: what both datasets take, check and do the same way."""
 
     def __init__(
         self,
         uri: str,
-        where: str | None,
-        columns: Sequence[str],
-        transform: Callable[[Any], Any] | None,
-        decode: str,
-        layout: str,
-        device: str,
+        *,
+        where: str | None = None,
+        columns: Sequence[str] = (),
+        transform: Callable[[Any], Any] | None = None,
+        decode: str = "pixels",
+        layout: str = "tensor",
+        device: str = "cpu",
     ) -> None:
+        """Opens the archive and reads its metrics table.
+
+        Args:
+            uri: the archive.
+            where: rows by metrics columns, e.g. "psnr_db >= 33 and width > 256".
+            columns: what else a sample holds; names of passthrough or metrics columns.
+            transform: applied to each image; torchvision.transforms.v2 take it as it comes.
+            decode: "pixels", or "symbols" for a `BatchDecoder` on a device in the main process.
+            layout: "tensor", "numpy" (H, W, 3) or "pil".
+            device: where workers synthesise learned payloads; forked workers must stay on the CPU.
+
+        Raises:
+            ConfigError: an unknown word for `decode` or `layout`, or a `where` that is not understood.
+            ArchiveError: no archive there.
+        """
         for name, value, known in (("decode", decode, _DECODES), ("layout", layout, LAYOUTS)):
             if value not in known:
                 raise ConfigError(f"{name} {value!r}: expected one of {', '.join(known)}")
@@ -44,7 +60,13 @@ class _Samples:
         self._columns, self._transform = tuple(columns), transform
         self._decode, self._layout = decode, layout
 
-    def of(self, indexes: Sequence[int]) -> list[Sample]:
+    @property
+    def parts(self) -> list[str]:
+        """The part of each picture."""
+        return list(self.pictures.table["part"].to_pylist())
+
+    def read(self, indexes: Sequence[int]) -> list[Sample]:
+        """Samples in this order; neighbours share the reading of their part."""
         return [self._sample(stored) for stored in self.pictures.neighbours(self.pictures.rows(indexes))]
 
     def _sample(self, stored: StoredImage) -> Sample:
@@ -65,56 +87,33 @@ class _Samples:
         return sample
 
 
-class ArchiveDataset(Dataset[Sample]):
-    """Map-style: `dataset[i]`, in the order of parts. With a `PartSampler` every part is read once an epoch.
-
-    Args:
-        uri: the archive.
-        where: rows by metrics columns, e.g. "psnr_db >= 33 and width > 256".
-        columns: what else a sample holds; names of passthrough or metrics columns.
-        transform: applied to each image; torchvision.transforms.v2 take it as it comes.
-        decode: "pixels", or "symbols" for a `BatchDecoder` on a device in the main process.
-        layout: "tensor", "numpy" (H, W, 3) or "pil".
-        device: where workers synthesise learned payloads; forked workers must stay on the CPU.
-    """
-
-    def __init__(
-        self,
-        uri: str,
-        *,
-        where: str | None = None,
-        columns: Sequence[str] = (),
-        transform: Callable[[Any], Any] | None = None,
-        decode: str = "pixels",
-        layout: str = "tensor",
-        device: str = "cpu",
-    ) -> None:
-        self._samples = _Samples(uri, where, columns, transform, decode, layout, device)
-
-    @property
-    def parts(self) -> list[str]:
-        """The part of each picture."""
-        return list(self._samples.pictures.table["part"].to_pylist())
+class ArchiveDataset(_Samples, Dataset[Sample]):
+    """Map-style: `dataset[i]`, in the order of parts. With a `PartSampler` every part is read once an epoch."""
 
     def __len__(self) -> int:
-        return len(self._samples.pictures)
+        return len(self.pictures)
 
     def __getitem__(self, index: int) -> Sample:
         if not -len(self) <= index < len(self):
             raise IndexError(f"index {index} of {len(self)} pictures")
-        return self._samples.of([index % len(self)])[0]
+        return self.read([index % len(self)])[0]
 
     def __getitems__(self, indexes: Sequence[int]) -> list[Sample]:
         """A batch in one call; DataLoader uses it."""
-        return self._samples.of(indexes)
+        return self.read(indexes)
 
 
 class PartSampler(Sampler[int]):
-    """For an `ArchiveDataset`: shuffled by part, sharded by rank. Call `set_epoch` before each epoch."""
+    """Indexes of a dataset of this module: shuffled by part, sharded by rank. Call `set_epoch` before each epoch.
+
+    Args:
+        rank, world_size: those of torch.distributed, which Ray Train sets up, unless told.
+        mixed_parts: how many parts are shuffled together, and how many a process keeps in memory.
+    """
 
     def __init__(
         self,
-        dataset: ArchiveDataset,
+        dataset: _Samples,
         *,
         shuffle: bool = True,
         seed: int = 0,
@@ -124,46 +123,7 @@ class PartSampler(Sampler[int]):
     ) -> None:
         self._parts, self._shuffle, self._seed, self._mixed = dataset.parts, shuffle, seed, mixed_parts
         self._rank, self._world_size = _place(rank, world_size)
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self._parts) // self._world_size
-
-    def __iter__(self) -> Iterator[int]:
-        order = epoch_order(self._parts, self._shuffle, self._seed, self._epoch, self._mixed)
-        return iter(share(order, self._rank, self._world_size).tolist())
-
-
-class ArchiveStream(IterableDataset[Sample]):
-    """Iterable: sharded by rank and worker, shuffled by part; each worker reads its own parts and no others.
-
-    Takes what `ArchiveDataset` takes, and `shuffle`, `seed`, `mixed_parts`, `rank`, `world_size` (those of
-    torch.distributed, which Ray Train sets up, unless told). Call `set_epoch` before each epoch.
-    """
-
-    def __init__(
-        self,
-        uri: str,
-        *,
-        where: str | None = None,
-        columns: Sequence[str] = (),
-        transform: Callable[[Any], Any] | None = None,
-        decode: str = "pixels",
-        layout: str = "tensor",
-        device: str = "cpu",
-        shuffle: bool = True,
-        seed: int = 0,
-        mixed_parts: int = MIXED_PARTS,
-        rank: int | None = None,
-        world_size: int | None = None,
-    ) -> None:
-        self._samples = _Samples(uri, where, columns, transform, decode, layout, device)
-        self._shuffle, self._seed, self._mixed = shuffle, seed, mixed_parts
-        self._samples.pictures.cached_parts = max(1, mixed_parts)
-        self._rank, self._world_size = _place(rank, world_size)
+        dataset.pictures.cached_parts = max(1, mixed_parts)
         # Shared memory, so that workers kept alive between epochs (persistent_workers) see the change.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -171,16 +131,50 @@ class ArchiveStream(IterableDataset[Sample]):
         self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
-        return len(self._samples.pictures) // self._world_size
+        return len(self._parts) // self._world_size
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.of_worker())
+
+    def of_worker(self, worker: int = 0, workers: int = 1) -> list[int]:
+        """What one of the workers of this rank reads in this epoch: a run of neighbours."""
+        order = epoch_order(self._parts, self._shuffle, self._seed, int(self._epoch), self._mixed)
+        return list(share(order, self._rank, self._world_size, worker, workers).tolist())
+
+
+class ArchiveStream(_Samples, IterableDataset[Sample]):
+    """Iterable: sharded by rank and worker, shuffled by part; each worker reads its own parts and no others.
+
+    Takes what `ArchiveDataset` takes, and what a `PartSampler` takes. Call `set_epoch` before each epoch.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        shuffle: bool = True,
+        seed: int = 0,
+        mixed_parts: int = MIXED_PARTS,
+        rank: int | None = None,
+        world_size: int | None = None,
+        **samples: Any,
+    ) -> None:
+        super().__init__(uri, **samples)
+        self._order = PartSampler(
+            self, shuffle=shuffle, seed=seed, rank=rank, world_size=world_size, mixed_parts=mixed_parts
+        )
+
+    def set_epoch(self, epoch: int) -> None:
+        self._order.set_epoch(epoch)
+
+    def __len__(self) -> int:
+        return len(self._order)
 
     def __iter__(self) -> Iterator[Sample]:
         info = get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info is not None else (0, 1)
-        parts = self._samples.pictures.table["part"].to_pylist()
-        order = epoch_order(parts, self._shuffle, self._seed, int(self._epoch), self._mixed)
-        own = share(order, self._rank, self._world_size, worker, workers).tolist()
+        own = self._order.of_worker(info.id, info.num_workers) if info is not None else self._order.of_worker()
         for start in range(0, len(own), _FETCHED_AT_ONCE):
-            yield from self._samples.of(own[start : start + _FETCHED_AT_ONCE])
+            yield from self.read(own[start : start + _FETCHED_AT_ONCE])
 
 
 def _place(rank: int | None, world_size: int | None) -> tuple[int, int]:

@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import subprocess
 import sys
-from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,21 +12,7 @@ import pipeline
 from pipeline.data import ArchiveDataset
 from pipeline.errors import ArchiveError, ConfigError
 
-pytestmark = pytest.mark.ray
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _ray() -> Iterator[None]:
-    import ray
-
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    ours = not ray.is_initialized()
-    if ours:
-        options: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False, "logging_level": logging.ERROR}
-        ray.init(address="local", num_cpus=3, object_store_memory=200 << 20, **options)
-    yield
-    if ours:
-        ray.shutdown()
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("small_ray")]
 
 
 def test_every_picture_comes_with_its_label_and_its_pixels(classical: str) -> None:
