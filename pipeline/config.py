@@ -10,7 +10,7 @@ import dataclasses
 import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, Self, TypeVar, get_type_hints
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -82,6 +82,10 @@ class LimitsSection(Section):
     cmyk: bool = False  # true: CMYK pictures may be stored as RGB by lossy codecs
 
 
+# Statuses, first words of reasons, and names of parts as `jobs.verify` tells them.
+RETRY = r"^(rejected|kept_original|encoded|unreadable|damaged|part-[0-9a-f]{32})$"
+
+
 class RecompressConfig(Section):
     """Everything `jobs.recompress` can be told; see configs/recompress/ for examples."""
 
@@ -91,7 +95,7 @@ class RecompressConfig(Section):
     floor: FloorSection = FloorSection()
     fallback: list[str] = ["jxl-lossless", "original"]
     error_budget: float = Field(default=1.0, ge=0, le=1)
-    retry: list[Literal["rejected", "kept_original", "encoded", "unreadable", "damaged"]] = []
+    retry: list[Annotated[str, Field(pattern=RETRY)]] = []
     resources: ResourcesSection = ResourcesSection()
     limits: LimitsSection = LimitsSection()
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from pipeline import storage
 from pipeline.archive import parts, reader, writer
 from pipeline.archive.lock import RunLock
 from pipeline.archive.parts import FORMAT_VERSION, PartMeta
-from pipeline.archive.reader import StoredImage
+from pipeline.archive.reader import OnError, StoredImage
 from pipeline.archive.writer import CommitSummary
 from pipeline.errors import ArchiveError
 from pipeline.records import Outcome
@@ -61,14 +61,14 @@ class Archive:
         self,
         ids: Collection[str] | None = None,
         where: pc.Expression | None = None,
-        on_error: Callable[[ArchiveError], None] | None = None,
+        on_error: OnError | None = None,
     ) -> Iterator[StoredImage]:
         """Stored pictures, newest rows only, in bounded memory; see `reader.iter_payloads`."""
         return reader.iter_payloads(self.uri, ids, where, on_error)
 
-    def stored(self, rows: Iterable[dict[str, Any]]) -> Iterator[StoredImage]:
+    def stored(self, rows: Iterable[dict[str, Any]], on_error: OnError | None = None) -> Iterator[StoredImage]:
         """The pictures of these (not rejected) rows of `metrics()`, part by part; for who keeps the table."""
-        return reader.stored(self.uri, rows)
+        return reader.stored(self.uri, rows, on_error)
 
     def codec_specs(self) -> dict[str, dict[str, Any]]:
         """Spec id -> spec of every codec that ever wrote here."""

@@ -19,7 +19,7 @@ from pipeline.archive.parts import CHUNK_BYTES, CHUNK_IMAGES, PartMeta, PartReco
 from pipeline.archive.schema import STATUSES
 from pipeline.records import SourceItem, image_id_of
 
-_COLUMNS = ("image_id", "source_version", "status", "reason", "committed_at")
+_COLUMNS = ("image_id", "source_version", "status", "reason", "part", "committed_at")
 Rows = dict[str, dict[str, Any]]
 
 
@@ -60,7 +60,8 @@ def plan(
 ) -> list[Unit]:
     """Units for every item that is new, changed, unfinished, or asked for by `retry`; sorted by URI.
 
-    `retry` holds statuses ("rejected"), or words that a reason starts with ("unreadable" for "unreadable: ...").
+    `retry` holds statuses ("rejected"), words that a reason starts with ("unreadable" for "unreadable: ..."), or
+    parts ("part-<id>").
     `shards` says that an item holds many images.
     """
     parts = reader.read_parts(archive.uri, _COLUMNS)
@@ -167,4 +168,4 @@ def _age(row: Mapping[str, Any]) -> tuple[Any, int]:
 
 
 def _asked(row: Mapping[str, Any], retry: Collection[str]) -> bool:
-    return row["status"] in retry or str(row["reason"] or "").partition(":")[0] in retry
+    return not {row["status"], str(row["reason"] or "").partition(":")[0], f"part-{row['part']}"}.isdisjoint(retry)

@@ -8,25 +8,37 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from pipeline import storage
 from pipeline.archive.parts import PartRecord, data_uri, part_of
 from pipeline.archive.schema import DATA_SCHEMA, METRICS_SCHEMA, STATUSES, conform
-from pipeline.errors import ArchiveError, StorageError
+from pipeline.errors import ArchiveError, StorageError, StoreUnavailable
 from pipeline.records import REJECTED
+from pipeline.storage.parquet import open_parquet
 
 _THREADS = 16
 _NEWEST_BY = ("image_id", "committed_at", "status", "part")
 _BUFFER_BYTES = 128 << 10
+_DAMAGE = (pa.ArrowException, OSError, KeyError)
 _CHECK = "look at it with `python -m jobs.verify`"
+
+
+class LostRows(ArchiveError):
+    """Stored pictures that cannot be had any more; `rows` are their metrics rows."""
+
+    def __init__(self, message: str, rows: Sequence[dict[str, Any]] = ()) -> None:
+        super().__init__(message)
+        self.rows = tuple(rows)
+
+
+OnError = Callable[[LostRows], None]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -65,7 +77,7 @@ def read_part(uri: str, columns: Collection[str]) -> tuple[PartRecord, pa.Table]
     """One metrics part; these are small, so one request fetches it whole."""
     data = storage.read_bytes(uri)
     try:
-        file = pq.ParquetFile(pa.BufferReader(data))
+        file = open_parquet(pa.BufferReader(data))
         present = [name for name in file.schema_arrow.names if name in columns]
         table = file.read(columns=present, use_threads=False)
     except (pa.ArrowException, OSError) as error:
@@ -83,7 +95,7 @@ def metrics(archive: str, columns: Collection[str] | None = None, newest: bool =
     schema = pa.schema([each for each in METRICS_SCHEMA if each.name in needed])
     tables = [table for _, table in read_parts(archive, needed)]
     table = pa.concat_tables(tables) if tables else schema.empty_table()
-    return (_newest(table) if newest else table).select(wanted)
+    return (newest_rows(table) if newest else table).select(wanted)
 
 
 def row(archive: str, image_id: str) -> dict[str, Any]:
@@ -107,12 +119,14 @@ def iter_payloads(
     archive: str,
     ids: Collection[str] | None = None,
     where: pc.Expression | None = None,
-    on_error: Callable[[ArchiveError], None] | None = None,
+    on_error: OnError | None = None,
 ) -> Iterator[StoredImage]:
     """Stored pictures, newest rows only, part by part; memory is that of one row group.
 
-    `ids` and `where` (an Arrow expression over metrics columns) narrow it. A damaged part or row raises
-    ArchiveError, or is told to `on_error` and skipped.
+    `ids` and `where` (an Arrow expression over metrics columns) narrow it.
+
+    Raises:
+        LostRows: damage; unless `on_error` is told instead, which costs no picture but those it names.
     """
     table = metrics(archive).filter(pc.field("status") != REJECTED)
     if ids is not None:
@@ -120,52 +134,66 @@ def iter_payloads(
         table = table.filter(pc.field("image_id").isin(known))
     if where is not None:
         table = table.filter(where)
-    rows = table.sort_by("part").to_pylist()
-    for part in sorted({each["part"] for each in rows}):
-        yield from _of_part(archive, part, [each for each in rows if each["part"] == part], on_error)
+    yield from stored(archive, table.sort_by("part").to_pylist(), on_error)
 
 
-def stored(archive: str, rows: Iterable[dict[str, Any]]) -> Iterator[StoredImage]:
+def stored(archive: str, rows: Iterable[dict[str, Any]], on_error: OnError | None = None) -> Iterator[StoredImage]:
     """The pictures of these rows of the metrics table, part by part, without another look at that table."""
     by_part: dict[str, list[dict[str, Any]]] = {}
     for each in rows:
         by_part.setdefault(each["part"], []).append(each)
     for part, wanted in by_part.items():
-        yield from _of_part(archive, part, wanted)
+        yield from _of_part(archive, part, wanted, on_error)
 
 
 def _of_part(
-    archive: str,
-    part: str,
-    rows: list[dict[str, Any]],
-    on_error: Callable[[ArchiveError], None] | None = None,
+    archive: str, part: str, rows: list[dict[str, Any]], on_error: OnError | None = None
 ) -> Iterator[StoredImage]:
     wanted = {each["image_id"]: each for each in rows}
     uri = data_uri(archive, part)
+    problem: Exception = ArchiveError(f"{uri}: has no row for images that its metrics part has; {_CHECK}")
     try:
         with storage.open_read(uri, _BUFFER_BYTES) as stream:
-            file = pq.ParquetFile(stream, pre_buffer=False)
+            file = open_parquet(stream, pre_buffer=False)
             for group in range(file.num_row_groups):
-                names = file.read_row_group(group, columns=["image_id"])["image_id"].to_pylist()
-                if wanted.keys().isdisjoint(names):
+                try:
+                    found = _wanted_rows(file, group, wanted)
+                except _DAMAGE as error:
+                    problem = error
                     continue
-                for found in file.read_row_group(group, use_threads=False).to_pylist():
-                    if (metrics_row := wanted.pop(found["image_id"], None)) is not None:
-                        yield _stored(found, metrics_row, uri)
-        if wanted:
-            raise ArchiveError(f"{uri}: has no row for {', '.join(sorted(wanted))}, its metrics part has; {_CHECK}")
-    except (pa.ArrowException, OSError, KeyError, StorageError, ArchiveError) as error:
-        problem = (
-            error if isinstance(error, ArchiveError) else ArchiveError(f"{uri}: cannot be read ({error}); {_CHECK}")
-        )
-        if on_error is None:
-            raise problem from None
-        on_error(problem)
+                for row in found:
+                    try:
+                        yield _stored(row, wanted.pop(row["image_id"]), uri)
+                    except LostRows as error:
+                        _tell(error, on_error)
+    except StoreUnavailable:
+        raise  # an outage is no damage
+    except (*_DAMAGE, StorageError) as error:
+        problem = error
+    if wanted:
+        text = str(problem) if isinstance(problem, ArchiveError) else f"{uri}: cannot be read ({problem}); {_CHECK}"
+        _tell(LostRows(text, tuple(wanted.values())), on_error)
+
+
+def _wanted_rows(file: Any, group: int, wanted: Collection[str]) -> list[dict[str, Any]]:
+    """Rows of one row group; its payloads are not read unless one of `wanted` is among them."""
+    names = file.read_row_group(group, columns=["image_id"])["image_id"].to_pylist()
+    if wanted and not set(names).isdisjoint(wanted):
+        rows = file.read_row_group(group, use_threads=False).to_pylist()
+        return [row for row in {row["image_id"]: row for row in rows}.values() if row["image_id"] in wanted]
+    return []
+
+
+def _tell(problem: LostRows, on_error: OnError | None) -> None:
+    if on_error is None:
+        raise problem from None
+    on_error(problem)
 
 
 def _stored(found: dict[str, Any], metrics_row: dict[str, Any], uri: str) -> StoredImage:
     if hashlib.sha256(found["payload"]).hexdigest() != found["payload_sha256"]:
-        raise ArchiveError(f"{uri}: the payload of {found['image_id']} does not have its SHA-256; {_CHECK}")
+        text = f"{uri}: the payload of {found['image_id']} does not have its SHA-256; {_CHECK}"
+        raise LostRows(text, (metrics_row,))
     own = {name: found[name] for name in DATA_SCHEMA.names if name != "payload_sha256"}
     return StoredImage(
         **own,
@@ -176,7 +204,8 @@ def _stored(found: dict[str, Any], metrics_row: dict[str, Any], uri: str) -> Sto
     )
 
 
-def _newest(table: pa.Table) -> pa.Table:
+def newest_rows(table: pa.Table) -> pa.Table:
+    """Of a metrics table, the row that counts for each image, sorted by image_id."""
     rank = pc.index_in(table["status"], pa.array(STATUSES))
     table = table.append_column("_rank", rank)
     order = [("image_id", "ascending"), ("committed_at", "descending"), ("_rank", "ascending"), ("part", "ascending")]
