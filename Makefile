@@ -46,7 +46,7 @@ docs: install ## API reference from docstrings, in build/docs
 	  imaging metrics nn pillow records report serve single sources stages storage training) jobs '!jobs.__main__' -o build/docs
 
 constraints: install ## constraints.txt: the versions that the tests passed with
-	$(BIN)/pip freeze --exclude-editable | grep -E '^[A-Za-z0-9_.-]+==' | sed -E 's/\+cpu$$//' | sort -f > constraints.txt
+	$(BIN)/pip freeze --exclude-editable | grep -E '^[A-Za-z0-9_.-]+==' | sed -E 's/\+cpu$$//' | LC_ALL=C sort -f > constraints.txt
 
 bench: install ## pipeline efficiency, memory and start-up, as ratios
 	$(BIN)/python -m tests.benchmarks.pipeline

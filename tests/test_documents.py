@@ -20,7 +20,7 @@ _NEEDS = {
     "pipeline/data/README.md": ("datasets", "polars", "pandas", "duckdb"),
     "pipeline/serve/README.md": ("starlette", "uvicorn"),
     "pipeline/archive/LAYOUT.md": ("duckdb",),
-    "jobs/README.md": ("duckdb", "jinja2", "plotly"),
+    "jobs/README.md": ("duckdb", "jinja2"),
 }
 _OWN_ARCHIVE = ("jobs/README.md",)  # makes it itself
 

@@ -8,11 +8,15 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import zipfile
 from email import message_from_bytes
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
@@ -66,6 +70,16 @@ def test_the_metadata_names_pythons_and_extras(dist: Path) -> None:
     assert {"gpu", "report", "train", "serve"} <= set(found.get_all("Provides-Extra") or [])
     classifiers = found.get_all("Classifier") or []
     assert {f"Programming Language :: Python :: 3.{minor}" for minor in (11, 12, 13)} <= set(classifiers)
+
+
+def test_constraints_pin_every_named_dependency_to_what_the_tests_run_with() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = [*project["dependencies"], *(each for extra in project["optional-dependencies"].values() for each in extra)]
+    wanted = {canonicalize_name(Requirement(each).name) for each in named} - {"triton"}  # Linux with CUDA only
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {canonicalize_name(name): version for name, _, version in (line.partition("==") for line in lines)}
+    installed = {name: version(name).partition("+")[0] for name in wanted}
+    assert {name: pinned.get(name) for name in wanted} == installed, "make constraints"
 
 
 def test_the_installed_command_encodes_with_the_weights_inside(
