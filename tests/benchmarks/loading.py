@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import sys
 import tarfile
 import tempfile
 import time
@@ -86,6 +87,7 @@ def measure(folder: Path, pictures: int, side: int, workers: int, device: str) -
 
     source_bytes = sum(path.stat().st_size for path in tars.glob("*.tar"))
     rows = [("JPEG in tars", source_bytes / pictures, pictures_per_s(lambda: loaded(TarStream(tars)), pictures))]
+    uri, stored = "", 0.0
     for codec in ("jxl-lossless", "webp", "cnn"):
         uri = made.press(tars, folder / codec, codec, 60).uri
         stored = sum(path.stat().st_size for path in (folder / codec / "data").iterdir()) / pictures
@@ -105,15 +107,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         found = measure(Path(folder), arguments.pictures, arguments.side, arguments.workers, arguments.device)
+    jpeg = found[0][2]
     rows = [
-        {"source": what, "bytes/picture": f"{size:,.0f}", "pictures/s": f"{speed:.0f}", "x JPEG": f"{speed / tars:.2f}"}
-        for (what, size, speed), tars in zip(found, [found[0][2]] * len(found), strict=True)
+        {"source": what, "bytes/picture": f"{size:,.0f}", "pictures/s": f"{speed:.0f}", "x JPEG": f"{speed / jpeg:.2f}"}
+        for what, size, speed in found
     ]
-    print(table(rows))
-    print()
-    print(
-        conditions("tests.benchmarks.loading", argv or [], f"{arguments.workers} workers", data_set(images_in(PHOTOS)))
-    )
+    threads = f"{arguments.workers} workers, {torch.get_num_threads()} torch threads in the main process"
+    words = sys.argv[1:] if argv is None else argv
+    print(f"{table(rows)}\n\n{conditions('tests.benchmarks.loading', words, threads, data_set(images_in(PHOTOS)))}")
 
 
 if __name__ == "__main__":
