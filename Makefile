@@ -34,9 +34,10 @@ lint: install ## style, types, floors
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-browser: ## Chromium for the tests of pages; they skip without it
-	@command -v chromium >/dev/null || { apt-get update -qq && apt-get install -y -qq chromium chromium-driver; } >/dev/null \
-	  || echo "no Chromium: tests of pages in a browser will skip"
+browser: ## Chromium, zsh and fish for the tests that open them; they skip without
+	@for program in chromium zsh fish; do command -v $$program >/dev/null || missing=1; done; [ -z "$$missing" ] \
+	  || { apt-get update -qq && apt-get install -y -qq chromium chromium-driver zsh fish; } >/dev/null \
+	  || echo "no Chromium, zsh or fish: tests that open them will skip"
 
 eval: install ## codecs x qualities over the sample photos, ending in results/photos/report.html
 	$(BIN)/python -m jobs.evaluate --config configs/evaluate/photos.yaml

@@ -18,6 +18,10 @@ from jobs import cli
 from pipeline.errors import ConfigError
 
 SHELLS = ("bash", "zsh", "fish")
+# zsh runs bash's completion once its own is up, which it is not where ~/.zshrc says nothing about it.
+_ZSH = """(( $+functions[compdef] )) || { autoload -U compinit && compinit -i }
+autoload -U +X bashcompinit && bashcompinit
+"""
 _BASH = """_shardpress() {{
   local current="${{COMP_WORDS[COMP_CWORD]}}" words=""
   if [ "$COMP_CWORD" -eq 1 ]; then
@@ -43,9 +47,7 @@ def completion(
     """Print a completion script for a shell."""
     if shell not in SHELLS:
         raise ConfigError(f"completion {shell}: expected one of {', '.join(SHELLS)}")
-    print(
-        _fish() if shell == "fish" else ("autoload -U +X bashcompinit && bashcompinit\n" * (shell == "zsh")) + _bash()
-    )
+    print({"bash": _bash, "zsh": lambda: _ZSH + _bash(), "fish": _fish}[shell]())
     return cli.OK
 
 

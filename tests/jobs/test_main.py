@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import pty
+import select
 import shlex
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -45,16 +50,13 @@ def test_every_help_ends_with_examples_that_parse(job: str, capsys: pytest.Captu
 
 
 def test_completion_in_a_real_bash() -> None:
-    script = subprocess.run(
-        [sys.executable, "-m", "jobs.completion", "bash"], capture_output=True, check=True, text=True
-    )
-    bash = shutil.which("bash")
+    script, bash = _script("bash"), shutil.which("bash")
     assert bash is not None
 
     def completed(*words: str) -> list[str]:
         given = " ".join(shlex.quote(word) for word in words)
         ask = f'COMP_WORDS=({given}); COMP_CWORD={len(words) - 1}; _shardpress; echo "${{COMPREPLY[@]}}"'
-        done = subprocess.run([bash, "-c", script.stdout + ask], capture_output=True, check=True, text=True)
+        done = subprocess.run([bash, "-c", script + ask], capture_output=True, check=True, text=True)
         return done.stdout.split()
 
     assert completed("shardpress", "re") == ["recompress", "restore", "report"]
@@ -63,14 +65,77 @@ def test_completion_in_a_real_bash() -> None:
     assert "pyproject.toml" in completed("shardpress", "encode", "pypro") or not Path("pyproject.toml").exists()
 
 
+def test_completion_in_a_real_fish() -> None:
+    fish = shutil.which("fish")
+    if fish is None:
+        pytest.skip("fish is not installed (apt-get install fish)")
+
+    def completed(line: str) -> dict[str, str]:
+        asked = f"{_script('fish')}\ncomplete -C {shlex.quote(line)}"
+        done = subprocess.run([fish, "--no-config", "-c", asked], capture_output=True, check=True, text=True)
+        assert done.stderr == ""
+        return dict(each.partition("\t")[::2] for each in done.stdout.splitlines())
+
+    found = completed("shardpress re")
+    assert list(found) == ["recompress", "report", "restore"]
+    assert found["restore"] == JOBS["restore"]
+    assert list(completed("shardpress restore --w")) == ["--where"]
+    assert "--quality" in completed("shardpress encode --")
+    assert "--archive" not in completed("shardpress encode --")
+
+
+def test_completion_in_a_real_zsh_as_somebody_types(tmp_path: Path) -> None:
+    zsh = shutil.which("zsh")
+    if zsh is None:
+        pytest.skip("zsh is not installed (apt-get install zsh)")
+    (tmp_path / "completion.zsh").write_text(_script("zsh"))
+    (tmp_path / "one-photo.jpg").touch()
+    typed = (
+        "shardpress() { print -r -- received:$* }\n"
+        "source completion.zsh\n"
+        "shardpress recom\t\n"
+        "shardpress restore --w\t\n"
+        "shardpress encode one-p\t\n"
+        "exit\n"
+    )
+    told = _in_terminal([zsh, "-f", "-i"], typed, tmp_path)
+    received = [line.strip().removeprefix("received:") for line in told.splitlines() if line.startswith("received:")]
+    assert received == ["recompress", "restore --where", "encode one-photo.jpg"], told
+
+
+def _script(shell: str) -> str:
+    command = [sys.executable, "-m", "jobs.completion", shell]
+    return subprocess.run(command, capture_output=True, check=True, text=True).stdout
+
+
+def _in_terminal(command: list[str], typed: str, folder: Path, limit_s: float = 120) -> str:
+    """What a program shows on a terminal of its own when `typed` is typed, until it ends."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder, env={**os.environ, "TERM": "dumb"},
+        start_new_session=True,
+    )  # fmt: skip
+    os.close(theirs)
+    os.write(ours, typed.encode())
+    told, deadline = b"", time.monotonic() + limit_s
+    with contextlib.suppress(OSError):  # EIO: the other end is closed
+        while time.monotonic() < deadline:
+            if select.select([ours], [], [], 1)[0]:
+                told += os.read(ours, 65536)
+    process.kill()
+    process.wait()
+    os.close(ours)
+    return told.decode(errors="replace").replace("\r", "")
+
+
 @pytest.mark.parametrize("shell", SHELLS)
-def test_completion_scripts_are_well_formed(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["completion", shell]) == 0
-    script = capsys.readouterr().out
+def test_completion_scripts_know_every_job(shell: str) -> None:
+    script = _script(shell)
     assert all(job in script for job in JOBS)
     program = shutil.which(shell)
-    if program:
-        subprocess.run([program, "-n"], input=script, text=True, check=True)
+    if program is None:
+        pytest.skip(f"{shell} is not installed (apt-get install {shell})")
+    subprocess.run([program, "-n"], input=script, text=True, check=True)
 
 
 def test_options_come_from_the_jobs_themselves() -> None:
