@@ -11,6 +11,7 @@ JOBS = {
     "recompress": "what is new in a source goes into an archive",
     "restore": "pictures back from an archive",
     "verify": "decode and check what an archive holds",
+    "prune": "delete originals that an archive provably holds",
     "encode": "picture files to payloads, one by one",
     "decode": "payloads to picture files",
     "evaluate": "codecs x qualities over a data set, as a table and a page",

@@ -19,6 +19,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "shardpress verify --archive s3://cold/photos --all --json",
         "shardpress verify --archive archive --sweep",
     ),
+    "prune": (
+        "shardpress prune --archive archive",
+        "shardpress prune --archive s3://cold/photos --where \"status = 'encoded'\" --yes",
+    ),
     "encode": (
         "shardpress encode photo.jpg",
         "shardpress encode photo.jpg small.spx --bpp 0.3",

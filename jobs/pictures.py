@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
+from pipeline import storage
 from pipeline.archive import Archive
 from pipeline.codecs import registry
 from pipeline.codecs.base import Codec
@@ -17,14 +18,29 @@ _NAME_BYTES = 200  # of the 255 most file systems allow; the id and a suffix mus
 
 
 class Decoders:
-    """Codecs by the columns of a row; a learned one is loaded once, with the weights that rest in the archive."""
+    """Codecs by the columns of a row; a learned one is loaded with the weights that rest in the archive.
+
+    A process loads the networks of a weights file once, for all instances, as long as that file stays as it is.
+    """
 
     def __init__(self, archive: Archive) -> None:
-        self._archive = archive
+        self._archive, self._loaded = archive, dict[tuple[str, str | None], Codec]()
 
-    @functools.cache  # noqa: B019  one instance per job
     def of(self, codec: str, model_id: str | None) -> Codec:
-        return registry.decoder_for(codec, model_id, self._archive.weights)
+        """Raises ArchiveError for weights that are missing or damaged."""
+        if (codec, model_id) not in self._loaded:
+            self._loaded[codec, model_id] = _loaded(self._archive, codec, model_id, self._version(model_id))
+        return self._loaded[codec, model_id]
+
+    def _version(self, model_id: str | None) -> str:
+        files = self._archive.weight_files() if model_id else {}
+        uris = [uri for sha256, uri in files.items() if sha256.startswith(model_id or "")]
+        return " ".join(storage.list_files(uri)[0].version for uri in uris)
+
+
+@functools.lru_cache(maxsize=4)
+def _loaded(archive: Archive, codec: str, model_id: str | None, version: str) -> Codec:
+    return registry.decoder_for(codec, model_id, archive.weights)
 
 
 class Names:

@@ -38,7 +38,7 @@ class S3Server:
             return f"s3://{name}"
         import s3fs
 
-        s3fs.S3FileSystem(skip_instance_cache=True, endpoint_url=self.endpoint).mkdir(name, exist_ok=True)
+        s3fs.S3FileSystem(skip_instance_cache=True, endpoint_url=self.endpoint).makedirs(name, exist_ok=True)
         return f"s3://{name}"
 
 

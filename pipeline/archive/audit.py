@@ -69,7 +69,7 @@ class Finding:
 def audit(archive: Archive, sample: int | None = None, seed: int = 0) -> list[Finding]:
     """Checks all metrics parts, all names and all weights, and the payloads of `sample` parts (all when None)."""
     files = storage.list_files(archive.uri, hidden=True, missing_ok=True)
-    committed, findings = _metrics_parts(archive, files)
+    committed, findings = read_committed(archive, files)
     findings += _duplicates(committed)
     chosen = sorted(committed)
     if sample is not None and sample < len(chosen):
@@ -123,7 +123,9 @@ def _old(uri: str, grace_s: float) -> bool:
         return False  # gone already
 
 
-def _metrics_parts(archive: Archive, files: list[SourceItem]) -> tuple[Committed, list[Finding]]:
+def read_committed(archive: Archive, files: list[SourceItem] | None = None) -> tuple[Committed, list[Finding]]:
+    """Every metrics part by its id, and what is wrong with those that cannot be read."""
+    files = storage.list_files(archive.uri, hidden=True, missing_ok=True) if files is None else files
     committed: Committed = {}
     findings = []
     for uri in (item.uri for item in files if _room(archive, item.uri) == "metrics" and part_of(item.uri)):

@@ -40,9 +40,9 @@ def to_array(values: Sequence[Any]) -> pa.Array:
     try:
         array = pa.array(plain, type=types.pop() if len(types) == 1 else None)
     except (pa.ArrowException, ValueError, TypeError, OverflowError):
-        return pa.array([_as_text(value) for value in plain], pa.string())
+        return pa.array([as_text(value) for value in plain], pa.string())
     if _has_empty_struct(array.type):  # Parquet has no struct without fields
-        return pa.array([_as_text(value) for value in plain], pa.string())
+        return pa.array([as_text(value) for value in plain], pa.string())
     return array
 
 
@@ -52,7 +52,7 @@ def _has_empty_struct(kind: pa.DataType) -> bool:
     return any(_has_empty_struct(kind.field(i).type) for i in range(kind.num_fields))
 
 
-def _as_text(value: Any) -> str | None:
+def as_text(value: Any) -> str | None:
     if value is None:
         return None
     return _text(value) if isinstance(value, str) else json.dumps(value, default=_jsonable)

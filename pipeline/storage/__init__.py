@@ -23,8 +23,8 @@ from pipeline.storage.redaction import redact, redact_tree
 from pipeline.storage.s3 import S3Store
 
 __all__ = [
-    "absolute", "exists", "is_empty", "join", "list_files", "modified_s", "open_read", "put_if_absent", "read_bytes",
-    "read_if_exists", "redact", "redact_tree", "remove", "size_of", "write_atomic",
+    "absolute", "exists", "is_empty", "join", "keeps_versions", "list_files", "modified_s", "open_read",
+    "put_if_absent", "read_bytes", "read_if_exists", "redact", "redact_tree", "remove", "size_of", "write_atomic",
 ]  # fmt: skip
 
 _LOCAL, _S3 = LocalStore(), S3Store()
@@ -88,6 +88,12 @@ def modified_s(uri: str) -> float:
 def remove(uri: str) -> None:
     """Removes one file or object; no error when it is gone already."""
     _store(uri).remove(uri)
+
+
+def keeps_versions(uri: str) -> bool:
+    """Whether what is removed there can be brought back: a bucket with versioning."""
+    store = _store(uri)
+    return isinstance(store, S3Store) and store.keeps_versions(uri)
 
 
 def is_empty(uri: str) -> bool:

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar
 
+from pipeline.errors import StorageError
 from pipeline.storage.base import LONG_PAUSES_S, SHORT_PAUSES_S, Entry, patiently
 from pipeline.storage.redaction import redact
 
@@ -118,6 +119,15 @@ class S3Store:
     def remove(self, uri: str) -> None:
         bucket, key = _split(uri)
         self._call(lambda fs: fs.call_s3("delete_object", Bucket=bucket, Key=key), uri)
+
+    def keeps_versions(self, uri: str) -> bool:
+        """False where versioning is off, unknown to the store, or not ours to ask about."""
+        bucket, _ = _split(uri)
+        try:
+            found = self._call(lambda fs: fs.call_s3("get_bucket_versioning", Bucket=bucket), uri)
+        except StorageError:
+            return False
+        return bool(found.get("Status") == "Enabled")
 
     def is_folder(self, uri: str) -> bool:
         bucket, key = _split(uri)

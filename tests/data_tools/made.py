@@ -22,7 +22,14 @@ from pipeline.stages.encode import Encode, Floor
 from pipeline.stages.read import read_unit
 
 
-def press(source: Path | str, archive_uri: Path | str, codec: str = "webp", quality: float | None = 60) -> Archive:
+def press(
+    source: Path | str,
+    archive_uri: Path | str,
+    codec: str = "webp",
+    quality: float | None = 60,
+    floor: Floor = Floor(),  # noqa: B008  frozen
+    retry: tuple[str, ...] = (),
+) -> Archive:
     """Everything of a source into an archive, in this process."""
     opened, archive = open_source(str(source)), create_or_open(str(archive_uri))
     rate = None if quality is None or codec in ("original", "jxl-lossless") else Rate(quality=quality)
@@ -30,11 +37,13 @@ def press(source: Path | str, archive_uri: Path | str, codec: str = "webp", qual
     if isinstance(first, SplitCodec):
         archive.add_weights(*first.weights_bytes())  # type: ignore[attr-defined]
     chain = [first] if codec == "original" else [first, registry.build("original")]
-    decode, spec = Decode(), {"codec": first.spec(), "test": True}
-    encode = Encode(chain, Floor(), decode)
+    floors = {"psnr_db": floor.psnr_db, "ms_ssim": floor.ms_ssim}
+    decode, spec = Decode(), {"codec": first.spec(), "floor": floors}
+    encode = Encode(chain, floor, decode)
     run_id = f"run-{uuid.uuid4().hex[:8]}"
     with archive.run_lock(run_id, {}):
-        for unit in plan(archive, opened.list_items(), spec, shards=opened.items_are_shards):
+        archive.add_spec(spec)
+        for unit in plan(archive, opened.list_items(), spec, retry, opened.items_are_shards):
             for chunk in read_unit(opened, unit):
                 meta = unit.meta(chunk.number, chunk.last, spec)
                 commit(archive, meta, [encode(decode(image)) for image in chunk.images], run_id)
