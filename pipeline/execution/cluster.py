@@ -78,7 +78,7 @@ def _connect(resources: Resources) -> None:
             ray.init(address=os.environ["RAY_ADDRESS"], logging_level=logging.ERROR, log_to_driver=False)
         else:
             _start_here(resources)
-    except (RuntimeError, ConnectionError, ValueError, OSError) as error:
+    except Exception as error:  # bare Exception is what Ray raises when it does not start in time
         where = "the cluster at RAY_ADDRESS" if inside_cluster() else "a local Ray"
         raise PipelineError(f"{where} could not be reached or started: {' '.join(str(error).split())}") from error
     finally:
