@@ -282,7 +282,8 @@ def _first_problem(error: ValidationError, tree: Mapping[str, Any]) -> str:
     problem = error.errors()[0]
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "missing":
-        flag = f" (or --{key.partition('.')[0]})" if key in ("source", "archive", "source.uri", "archive.uri") else ""
-        return f"{key} is missing; set {key if '.' in key else key + '.uri'}{flag}"
+        place = key.partition(".")[0]
+        flag = f" (or --{place})" if place in ("source", "archive", "results", "data", "out") else ""
+        return f"{key} is missing; set {f'{key}.uri' if flag and key not in ('out', place + '.uri') else key}{flag}"
     found = problem.get("input")
     return f"{key} is {found!r}: {problem['msg']}" if key else str(problem["msg"])
