@@ -160,6 +160,7 @@ class EvaluateConfig(Section):
     limits: LimitsSection = LimitsSection()
 
 
+_PLACES = ("source", "archive", "results", "data")  # sections with a uri; each is also a flag
 M = TypeVar("M", bound=Section)
 
 
@@ -282,8 +283,7 @@ def _first_problem(error: ValidationError, tree: Mapping[str, Any]) -> str:
     problem = error.errors()[0]
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "missing":
-        place = key.partition(".")[0]
-        flag = f" (or --{place})" if place in ("source", "archive", "results", "data", "out") else ""
-        return f"{key} is missing; set {f'{key}.uri' if flag and key not in ('out', place + '.uri') else key}{flag}"
+        flag = f" (or --{key.removesuffix('.uri')})" if key.removesuffix(".uri") in (*_PLACES, "out") else ""
+        return f"{key} is missing; set {key + '.uri' if key in _PLACES else key}{flag}"
     found = problem.get("input")
     return f"{key} is {found!r}: {problem['msg']}" if key else str(problem["msg"])
