@@ -15,6 +15,7 @@ from pipeline.codecs.learned.hyperprior import Hyperprior
 from pipeline.codecs.learned.symbols import Grid
 from pipeline.errors import BitstreamError, CodecError, ConfigError
 from pipeline.metrics.distortion import ms_ssim, mse, psnr_db
+from pipeline.nn.spec import HyperpriorSpec
 from pipeline.records import Picture, Rate
 from tests.contracts.codec import LossyContract, colour_picture, photo
 
@@ -126,18 +127,42 @@ def test_a_picture_of_many_bands_comes_back(codec, monkeypatch):
     assert same_symbols(analysis.symbols, codec.entropy_decode(codec.entropy_encode(analysis.symbols)))
 
 
-def test_effort_lowers_the_cost_and_leaves_the_format_alone():
-    picture = colour_picture(256, 256)
-    costs = []
-    for effort in (0, 1):
-        codec = Hyperprior(Rate(quality=50.0), effort=effort)
-        (analysis,) = codec.analyse([picture])
-        bpp = 8 * len(codec.entropy_encode(analysis.symbols)) / 256**2
-        lmbda = (
-            codec.frozen.spec["lmbda_min"] * (codec.frozen.spec["lmbda_max"] / codec.frozen.spec["lmbda_min"]) ** 0.5
-        )
-        costs.append(bpp + lmbda * analysis.distortion.mse)
-    assert costs[1] < costs[0]
+def cost(codec: Hyperprior, picture: Picture) -> float:
+    """What training minimises, bpp + lmbda * MSE, by payload bytes and the decoded picture."""
+    payload = codec.encode(picture).payload
+    height, width = picture.rgb.shape[:2]
+    lmbda = HyperpriorSpec(**codec.frozen.spec).lmbda(codec.rate.quality / 100)
+    return 8 * len(payload) / (height * width) + lmbda * mse(picture.rgb, codec.decode(payload))
+
+
+@pytest.mark.parametrize("quality", [20.0, 50.0, 85.0])
+def test_effort_lowers_the_cost(quality):
+    picture = Picture(photo(250, 330))
+    costs = [cost(Hyperprior(Rate(quality=quality), effort=effort), picture) for effort in (0, 1, 2, 4, 7)]
+    assert costs == sorted(costs, reverse=True)
+    assert costs[-1] < 0.98 * costs[0]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (17, 300), (130, 70)])
+def test_effort_fits_any_size_and_gray(size):
+    rgb = np.repeat(photo(*size)[..., :1], 3, axis=2)
+    picture, codec = Picture(rgb, gray=True), Hyperprior(Rate(quality=50.0), effort=4)
+    (analysis,) = codec.analyse([picture])
+    decoded = codec.decode(codec.entropy_encode(analysis.symbols))
+    assert decoded.shape == rgb.shape
+    assert (decoded == decoded[..., :1]).all()
+    assert mse(rgb, decoded) == pytest.approx(analysis.distortion.mse, rel=1e-3, abs=0.05)
+
+
+def test_the_slope_of_tiles_is_that_of_the_whole(codec, monkeypatch):
+    """Refinement of a picture in tiles finds nearly the symbols of the whole."""
+    rgb = photo(400, 800)
+    effort4 = Hyperprior(QUALITY, effort=4).networks
+    whole, _ = effort4.analyse(rgb, 6000, gray=False, effort=4)
+    monkeypatch.setattr(networks, "TILE_PX", 256)
+    tiled, _ = effort4.analyse(rgb, 6000, gray=False, effort=4)
+    assert np.abs(whole.y - tiled.y).max() <= 1
+    assert (whole.y != tiled.y).mean() < 5e-3
 
 
 @pytest.mark.parametrize(

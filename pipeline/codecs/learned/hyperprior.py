@@ -20,7 +20,7 @@ from pipeline.errors import BitstreamError, CodecError, ConfigError
 from pipeline.metrics.distortion import measure
 from pipeline.records import Picture, Rate
 
-EFFORTS = range(2)
+EFFORTS = range(10)
 
 if TYPE_CHECKING:
     from pipeline.codecs.learned.networks import Networks
@@ -33,8 +33,8 @@ class Hyperprior:
         rate: a quality in [0, 100] or a target, reached by search over quality for each picture.
         model: id of a packaged model; None is the default one.
         device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:1".
-        effort: what the encoder spends, invisible to the decoder. 0 rounds latents to the nearest integer, 1
-            weighs the bits of each symbol against its error.
+        effort: what the encoder spends, invisible to the decoder. 0 rounds latents to the nearest integer, 1 weighs the
+            bits of each symbol against its error, 2 to 9 do so again and again by the decoder's true error.
 
     Raises:
         ConfigError: no such model or device.

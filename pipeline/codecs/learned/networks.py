@@ -7,13 +7,14 @@ computes in fp32; the encoder may use bf16 for its CNN branches, for what it fin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.codecs.base import Symbols
+from pipeline.codecs.learned.quantise import CURVATURE, PASSES, Quantiser, pulls
 from pipeline.codecs.learned.symbols import Grid, y_base
 from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.nn import integer
@@ -23,8 +24,8 @@ from pipeline.nn.spec import HyperpriorSpec
 
 TILE_PX = 1024
 HALO_PX = 64
-RDO_REACH = 32
 VALUE_LIMIT = 32767
+ScaledBand = tuple[slice, Tensor, Tensor]
 
 
 def pick_device(name: str) -> torch.device:
@@ -49,16 +50,16 @@ class Networks:
         transforms = FrozenTransforms(HyperpriorSpec(**model.spec), dict(model.arrays))
         self.transforms = transforms.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.bf16 = self.device.type == "cuda" or has_fast_bf16()
-        self.bits = torch.from_numpy(_bits_of(model)).to(self.device)
+        self.quantiser = Quantiser(model, self.device)
         self.h_s = model.h_s.to(lambda array: torch.from_numpy(array).to(self.device))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def analyse(self, rgb: np.ndarray, quality_centi: int, gray: bool, effort: int = 1) -> tuple[Symbols, np.ndarray]:
         """Symbols of an (H, W, 3) uint8 picture, and the (H, W, 3) uint8 picture they decode to."""
         symbols, y_hat = self._quantised(rgb, quality_centi, gray, effort)
         return symbols, self._picture(y_hat, symbols)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def symbols_of(self, rgb: np.ndarray, quality_centi: int, gray: bool, effort: int = 1) -> Symbols:
         """What `analyse` finds, without the work of synthesis."""
         return self._quantised(rgb, quality_centi, gray, effort)[0]
@@ -68,21 +69,55 @@ class Networks:
         height_px, width_px = rgb.shape[:2]
         grid, quality = Grid.of(height_px, width_px), self._quality(quality_centi)
         gain = self.transforms.gain(quality)
-        y, error_bits = self._latents(rgb, quality, gain), self._error_bits(quality_centi, gain[0])
+        y = self._latents(rgb, quality, gain)
         z = self._hyper_latents(y)
-        y_hat = y[0, :, : grid.height, : grid.width]
+        target = y[0, :, : grid.height, : grid.width]
+        error_bits = self._error_bits(quality_centi, gain[0])
+        passes = PASSES[effort]
+        bands: Iterable[ScaledBand] = self._bands(grid, quality_centi, z)
+        bands = list(bands) if passes else bands
+        y_hat = target.clone() if passes else target
         symbols = np.empty(y_hat.shape, dtype=np.int16)
-        for rows, position, mu in self._bands(grid, quality_centi, z):
-            index = integer.index_of(position).long()
-            residual = (y_hat[:, rows] - mu).clamp(-VALUE_LIMIT, VALUE_LIMIT)
-            value = self._quantise(residual, index, error_bits) if effort else residual.round()
-            value = value * (index >= self.model.skip_below)
-            symbols[:, rows] = value.cpu().numpy()
-            y_hat[:, rows] = value + mu
+        self._settle(bands, target, error_bits if effort else None, symbols, y_hat)
+        worth = CURVATURE * error_bits
+        for pull in pulls(passes):
+            slope = self._slope(rgb, y_hat, quality, gain, gray, error_bits)
+            target += pull * (y_hat - slope / (2 * worth) - target)
+            self._settle(bands, target, worth, symbols, y_hat)
         found = Symbols(
             self.model.model_id, height_px, width_px, gray, quality_centi, symbols, z.cpu().numpy().astype(np.int16)
         )
         return found, y_hat[None]
+
+    def _settle(
+        self, bands: Iterable[ScaledBand], target: Tensor, error_bits: Tensor | None, symbols: np.ndarray, y_hat: Tensor
+    ) -> None:
+        """Quantise `target` (M, h, w) into `symbols` and `y_hat`, band by band; to the nearest without `error_bits`."""
+        for rows, index, mu in bands:
+            residual = (target[:, rows] - mu).clamp(-VALUE_LIMIT, VALUE_LIMIT)
+            if error_bits is None:
+                value = self.quantiser.nearest(residual, index.long())
+            else:
+                value = self.quantiser.cheapest(residual, index.long(), error_bits)
+            symbols[:, rows] = value.cpu().numpy()
+            y_hat[:, rows] = value + mu
+
+    def _slope(
+        self, rgb: np.ndarray, y_hat: Tensor, quality: Tensor, gain: Tensor, gray: bool, error_bits: Tensor
+    ) -> Tensor:
+        """Slope of lmbda times the decoded picture's squared error over y_hat, (M, h, w) bits a quantiser step."""
+        # error_bits is lmbda * 255^2 / (3 gain^2), so this is what a squared error of a pixel in 0..1 is worth.
+        worth = (error_bits * gain[0].square()).mean()
+
+        def tile(top: int, bottom: int, left: int, right: int) -> Tensor:
+            x = torch.from_numpy(rgb[top:bottom, left:right].copy()).to(self.device).permute(2, 0, 1)[None] / 255
+            part = y_hat[None, :, top // 16 : bottom // 16, left // 16 : right // 16].clone().requires_grad_()
+            with torch.enable_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                x_hat = self._x_hat(part / gain, quality, gray)
+                error = (x_hat[:, :, : x.shape[2], : x.shape[3]].float() - x).square().sum() * worth
+            return torch.autograd.grad(error, part)[0]
+
+        return _tiled(16 * y_hat.shape[1], 16 * y_hat.shape[2], tile, torch.empty_like(y_hat)[None], 16)[0]
 
     @torch.inference_mode()
     def synthesise(self, symbols: Symbols) -> np.ndarray:
@@ -105,20 +140,6 @@ class Networks:
         lmbda = HyperpriorSpec(**self.model.spec).lmbda(quality_centi / integer.QUALITY_UNITS)
         return lmbda * 255**2 / (3 * gain.square())
 
-    def _quantise(self, residual: Tensor, index: Tensor, error_bits: Tensor) -> Tensor:
-        """Rate-distortion optimised rounding: the cheapest of the nearest magnitude, the one below it, and zero."""
-        magnitude = residual.abs()
-        nearest = magnitude.round()
-        best, best_cost = nearest, self._cost(nearest, magnitude, index, error_bits)
-        for other in ((nearest - 1).clamp_min(0), torch.zeros_like(nearest)):
-            cost = self._cost(other, magnitude, index, error_bits)
-            best, best_cost = torch.where(cost < best_cost, other, best), torch.minimum(cost, best_cost)
-        return torch.where(magnitude < RDO_REACH, best, nearest) * residual.sign()
-
-    def _cost(self, value: Tensor, magnitude: Tensor, index: Tensor, error_bits: Tensor) -> Tensor:
-        bits = self.bits[index, value.clamp_max(RDO_REACH).long()]
-        return bits + error_bits * (magnitude - value).square()
-
     def _hyper_latents(self, y: Tensor) -> Tensor:
         """round(h_a) over tiles of y (1, M, 4 hz, 4 wz) in quantiser steps: z (N, hz, wz), integers as float64."""
 
@@ -130,14 +151,14 @@ class Networks:
         z = torch.empty(1, self.model.spec["hyper"], height_px // 64, width_px // 64, device=self.device)
         return _tiled(height_px, width_px, tile, z, 64)[0].double().round().clamp(-VALUE_LIMIT, VALUE_LIMIT)
 
-    def _bands(self, grid: Grid, quality_centi: int, z: Tensor) -> Iterator[tuple[slice, Tensor, Tensor]]:
-        """(rows of y, fixed-point scale position, mu in quantiser steps) of each band."""
+    def _bands(self, grid: Grid, quality_centi: int, z: Tensor) -> Iterator[ScaledBand]:
+        """(rows of y, scale index, mu in quantiser steps) of each band."""
         base = torch.from_numpy(y_base(self.model, quality_centi)).to(self.device)
         for band in grid.bands():
             offset, mean = band.hyper(self.h_s, z)
             position = integer.fixed_log2_sigma(base, offset)
             mu = mean.float() * (0.5**integer.ACTIVATION_BITS) * integer.sigma_of(position.float())
-            yield band.rows, position, mu
+            yield band.rows, integer.index_of(position).to(torch.uint8), mu
 
     def _latents(self, rgb: np.ndarray, quality: Tensor, gain: Tensor) -> Tensor:
         """g_a over tiles, in quantiser steps: (1, M, 4 hz, 4 wz), the picture's edges repeated to multiples of 64."""
@@ -155,6 +176,11 @@ class Networks:
         grid = Grid.of(*shape[:2])
         return torch.empty(1, self.model.spec["latent"], 4 * grid.z_height, 4 * grid.z_width, device=self.device)
 
+    def _x_hat(self, y_hat: Tensor, quality: Tensor, gray: bool) -> Tensor:
+        """g_s of latents (1, M, h, w), not clamped; the mean of the channels for gray pictures."""
+        x_hat = self.transforms.g_s(y_hat.contiguous(memory_format=torch.channels_last), quality)
+        return x_hat.mean(1, keepdim=True).expand(-1, 3, -1, -1) if gray else x_hat
+
     def _picture(self, y_hat: Tensor, symbols: Symbols) -> np.ndarray:
         """g_s over tiles, to 8 bits; gray pictures get the mean of the channels."""
         quality = self._quality(symbols.quality_centi)
@@ -163,25 +189,10 @@ class Networks:
 
         def tile(top: int, bottom: int, left: int, right: int) -> Tensor:
             part = y_hat[:, :, top // 16 : bottom // 16, left // 16 : right // 16] / gain
-            x_hat = self.transforms.g_s(part.contiguous(memory_format=torch.channels_last), quality)
-            if symbols.gray:
-                x_hat = x_hat.mean(1, keepdim=True).expand(-1, 3, -1, -1)
-            return (x_hat * 255).round().clamp(0, 255).byte()
+            return (self._x_hat(part, quality, symbols.gray) * 255).round().clamp(0, 255).byte()
 
         out = _tiled(out.shape[2], out.shape[3], tile, out, 1)
         return np.ascontiguousarray(out[0, :, : symbols.height_px, : symbols.width_px].permute(1, 2, 0).cpu().numpy())
-
-
-def _bits_of(model: FrozenModel) -> np.ndarray:
-    """Cost of magnitudes 0 .. RDO_REACH under each table, (tables, RDO_REACH + 1) float32; escapes as in the table."""
-    rows = []
-    for index, reach in enumerate(model.tables.reaches):
-        bits = model.tables.bits(index)
-        row = np.full(RDO_REACH + 1, bits[-1] + 8, dtype=np.float32)
-        held = bits[reach:-1][: RDO_REACH + 1]
-        row[: len(held)] = held
-        rows.append(row)
-    return np.stack(rows)
 
 
 def _tiled(height: int, width: int, tile: Callable[[int, int, int, int], Tensor], out: Tensor, unit: int) -> Tensor:

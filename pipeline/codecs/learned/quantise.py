@@ -1,0 +1,69 @@
+"""Which integers to send: rate-distortion optimised quantisation of latents.
+
+Every symbol goes to the magnitude that costs least in bits plus lmbda times squared error. Efforts above 1 repeat this
+around better targets: at y_hat, with g the slope of the decoder's true error and c its curvature, the error is about
+c * |y_hat - t|^2 with t = y_hat - g / 2c, so t is what should have been rounded. That is proximal gradient descent
+with the quantiser for a proximal step; t is approached by shrinking steps, or symbols swing between two values.
+
+After Parikh & Boyd, "Proximal Algorithms", 2014, section 4.2. In training/LOG.md it beats stochastic Gumbel annealing
+(Yang, Bamler & Mandt, NeurIPS 2020) with an eighth of its passes through g_s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.codecs.learned.weights import FrozenModel
+
+REACH = 32
+"""Magnitudes from here on are rounded: their neighbours cost the same."""
+PASSES = (0, 0, 1, 2, 3, 4, 6, 8, 16, 32)
+"""Slopes of the decoder's error that each effort computes."""
+CURVATURE = 0.8
+"""c, where 1 is the curvature of orthonormal transforms."""
+
+
+def pulls(passes: int) -> Iterator[float]:
+    """How far each pass moves towards the new target."""
+    return (0.7 * (1 - 0.9 * i / passes) for i in range(passes))
+
+
+class Quantiser:
+    """Rounds residuals under a frozen model's tables; costs are in bits."""
+
+    def __init__(self, model: FrozenModel, device: torch.device) -> None:
+        self.skip_below = model.skip_below
+        self.bits = torch.from_numpy(_bits_of(model)).to(device)
+
+    def nearest(self, residual: Tensor, index: Tensor) -> Tensor:
+        """Integers nearest to `residual`; zero where the tables at `index` are not coded."""
+        return residual.round() * (index >= self.skip_below)
+
+    def cheapest(self, residual: Tensor, index: Tensor, error_bits: Tensor) -> Tensor:
+        """The cheapest of nearest magnitude, the one below, and zero; `error_bits` is the price of a squared step."""
+        magnitude = residual.abs()
+        nearest = magnitude.round()
+        best, best_cost = nearest, self._cost(nearest, magnitude, index, error_bits)
+        for other in ((nearest - 1).clamp_min(0), torch.zeros_like(nearest)):
+            cost = self._cost(other, magnitude, index, error_bits)
+            best, best_cost = torch.where(cost < best_cost, other, best), torch.minimum(cost, best_cost)
+        return torch.where(magnitude < REACH, best, nearest) * residual.sign() * (index >= self.skip_below)
+
+    def _cost(self, value: Tensor, magnitude: Tensor, index: Tensor, error_bits: Tensor) -> Tensor:
+        return self.bits[index, value.clamp_max(REACH).long()] + error_bits * (magnitude - value).square()
+
+
+def _bits_of(model: FrozenModel) -> np.ndarray:
+    """Cost of magnitudes 0 .. REACH under each table, (tables, REACH + 1) float32; escapes as in the table."""
+    rows = []
+    for index, reach in enumerate(model.tables.reaches):
+        bits = model.tables.bits(index)
+        row = np.full(REACH + 1, bits[-1] + 8, dtype=np.float32)
+        held = bits[reach:-1][: REACH + 1]
+        row[: len(held)] = held
+        rows.append(row)
+    return np.stack(rows)
