@@ -46,6 +46,12 @@ def inside_cluster() -> bool:
     return bool(os.environ.get("RAY_ADDRESS"))
 
 
+def threads_per_actor(resources: Resources) -> int:
+    """Of a network on a CPU: an even share of this machine, or in a cluster the CPUs that each actor was given."""
+    threads = int(resources.cpus_per_actor) if inside_cluster() else machine_cpus() // resources.actors
+    return max(1, threads)
+
+
 @contextmanager
 def connected(resources: Resources) -> Iterator[None]:
     """Ray for the length of a job: what is already connected, else the cluster around us, else one of our own.

@@ -9,14 +9,14 @@ from __future__ import annotations
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 from pipeline.archive import Archive, RunLock, Unit, create_or_open, plan
 from pipeline.codecs.base import Codec, SplitCodec
-from pipeline.execution import cluster, flow, guard
+from pipeline.execution import cluster, flow
 from pipeline.execution.cluster import Resources
 from pipeline.execution.ticket import Ticket
 from pipeline.sources import Source
@@ -91,7 +91,7 @@ def recompress(order: Order, progress: Progress) -> Report:
         planned = None if shards and units else sum(len(unit.items) for unit in units)
         progress(Tally(), planned)
         total, parts = Tally(), list[str]()
-        for tally in _tallies(units, _ticket(order, archive, run_id), order.resources):
+        for tally in flow.run(units, _ticket(order, archive, run_id), order.resources):
             total = total + tally
             parts += [tally.part] if tally.part else []
             _tell(lock, total, units)
@@ -103,16 +103,6 @@ def recompress(order: Order, progress: Progress) -> Report:
 def new_run_id() -> str:
     """Sorts by time; unique beyond it."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
-
-
-def _tallies(units: Sequence[Unit], ticket: Ticket, resources: Resources) -> Iterator[Tally]:
-    if not units:
-        return
-    try:
-        with cluster.connected(resources):
-            yield from flow.run(units, ticket, resources)
-    finally:
-        guard.forget(ticket.run_id)
 
 
 def _tell(lock: RunLock, total: Tally, units: Sequence[Unit]) -> None:
@@ -138,9 +128,6 @@ def _add_weights(archive: Archive, codec: Any) -> None:
 
 
 def _ticket(order: Order, archive: Archive, run_id: str) -> Ticket:
-    resources = order.resources
-    own = not cluster.inside_cluster()
-    threads = cluster.machine_cpus() // resources.actors if own else int(resources.cpus_per_actor)
     return Ticket(
         archive_uri=archive.uri,
         run_id=run_id,
@@ -151,7 +138,7 @@ def _ticket(order: Order, archive: Archive, run_id: str) -> Ticket:
         decode=order.decode,
         floor=order.floor,
         batch_mpx=order.batch_mpx,
-        threads=max(1, threads),
+        threads=cluster.threads_per_actor(order.resources),
     )
 
 

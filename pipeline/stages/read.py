@@ -29,7 +29,7 @@ def read_unit(source: Source, unit: Unit) -> Iterator[Chunk]:
 
     A source that cannot be read becomes a row, too; only StoreUnavailable passes, since it says nothing about it.
     """
-    images = _images(source, unit.items)
+    images = readable(source, unit.items)
     # The planner grouped files by listed size; cutting again by bytes read could disagree with the part id.
     chunks = chunked(images) if source.items_are_shards else iter([Chunk(0, list(images), last=True)])
     for chunk in chunks:
@@ -50,7 +50,8 @@ def chunked(images: Iterable[SourceImage]) -> Iterator[Chunk]:
     yield Chunk(number, held, last=True)
 
 
-def _images(source: Source, items: tuple[SourceItem, ...]) -> Iterator[SourceImage]:
+def readable(source: Source, items: tuple[SourceItem, ...]) -> Iterator[SourceImage]:
+    """The images of `items`; one without bytes, which says why, for each item that cannot be read."""
     try:
         yield from source.images(items)
     except StoreUnavailable:
