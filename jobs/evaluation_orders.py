@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.orders import source_of
+from jobs.orders import resources_of, source_of
 from pipeline import storage
 from pipeline.archive.results import Setting
 from pipeline.codecs import registry
 from pipeline.config import EvaluateConfig, EvaluatedCodec
 from pipeline.errors import ConfigError
-from pipeline.execution.cluster import Resources
+from pipeline.execution.cluster import require_shared
 from pipeline.execution.evaluation import EvaluationOrder
 from pipeline.records import Rate
 from pipeline.stages.decode import Decode
@@ -22,6 +22,8 @@ def order_of(config: EvaluateConfig, command: str = "") -> EvaluationOrder:
     source_uri, results_uri = storage.absolute(config.source.uri), storage.absolute(config.results.uri)
     if f"{results_uri.rstrip('/')}/".startswith(f"{source_uri.rstrip('/')}/"):
         raise ConfigError(f"results {results_uri} lie inside the source {source_uri}; keep them apart")
+    require_shared("source.uri", config.source.uri)
+    require_shared("results.uri", config.results.uri)
     section, fidelity = config.resources, None
     if config.fidelity is not None:
         fidelity = Fidelity(**config.fidelity.model_dump())
@@ -30,9 +32,7 @@ def order_of(config: EvaluateConfig, command: str = "") -> EvaluationOrder:
         source=source_of(config.source),
         settings=settings_of(config.codecs, fidelity),
         decode=Decode(config.limits.pixels, config.limits.cmyk),
-        resources=Resources(
-            section.actors, section.num_gpus, section.cpus_per_actor, section.cpus, section.object_store_mb
-        ),
+        resources=resources_of(section),
         sample=config.sample,
         seed=config.seed,
         device=section.device,

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import Any
 
 from pipeline import storage
 from pipeline.codecs import registry
 from pipeline.codecs.base import Codec
-from pipeline.config import CodecSection, RecompressConfig, SourceSection
+from pipeline.config import CodecSection, RecompressConfig, ResourcesSection, SourceSection
 from pipeline.errors import ConfigError
-from pipeline.execution.cluster import Resources
+from pipeline.execution.cluster import Resources, require_shared
 from pipeline.execution.recompression import Order
 from pipeline.sources import Source, open_source
 from pipeline.stages.decode import Decode
@@ -26,21 +27,25 @@ def order_of(config: RecompressConfig) -> Order:
             f"archive {archive_uri} lies inside the source {source_uri}, and its files would be taken for images; "
             "keep them apart"
         )
-    section = config.resources
-    resources = Resources(
-        section.actors, section.num_gpus, section.cpus_per_actor, section.cpus, section.object_store_mb
-    )
+    require_shared("source.uri", config.source.uri)
+    require_shared("archive.uri", config.archive.uri)
     return Order(
         archive_uri=archive_uri,
         source=source_of(config.source),
         chain=chain_of(config.codec, config.fallback, config.resources.device),
         floor=Floor(config.floor.psnr_db, config.floor.ms_ssim),
         decode=Decode(config.limits.pixels, config.limits.cmyk),
-        resources=resources,
+        resources=resources_of(config.resources),
         retry=tuple(config.retry),
-        batch_mpx=section.batch_mpx,
+        batch_mpx=config.resources.batch_mpx,
+        decode_apart=config.resources.decode == "tasks",
+        log=config.log,
         config=config.model_dump(mode="json"),
     )
+
+
+def resources_of(section: ResourcesSection) -> Resources:
+    return Resources(**{field.name: getattr(section, field.name) for field in fields(Resources)})
 
 
 def source_of(section: SourceSection) -> Source:

@@ -75,6 +75,14 @@ class ResourcesSection(Section):
     cpus: int | None = Field(default=None, ge=1)  # of this machine, when the job starts its own Ray; all when unset
     object_store_mb: int = Field(default=512, ge=80)
     batch_mpx: float = Field(default=2.0, gt=0)
+    max_actors: int | None = Field(default=None, ge=1)  # the pool grows up to this while the cluster has room
+    accelerator: str | None = None  # a custom Ray resource of which each actor takes one, such as TPU
+    task_nodes: dict[str, str] = {}  # labels of the nodes for tasks, such as {pool: cpu}; anywhere when empty
+    wait_s: float = Field(default=0, ge=0)  # for nodes that an autoscaler has to bring first
+
+
+class RecompressResources(ResourcesSection):
+    decode: Literal["actors", "tasks"] = "actors"  # tasks: on CPU nodes, and pixels travel to the accelerators
 
 
 class LimitsSection(Section):
@@ -96,8 +104,9 @@ class RecompressConfig(Section):
     fallback: list[str] = ["jxl-lossless", "original"]
     error_budget: float = Field(default=1.0, ge=0, le=1)
     retry: list[Annotated[str, Field(pattern=RETRY)]] = []
-    resources: ResourcesSection = ResourcesSection()
+    resources: RecompressResources = RecompressResources()
     limits: LimitsSection = LimitsSection()
+    log: Literal["off", "parts", "images"] = "off"  # lines of JSON on stderr, one per committed part or image
 
 
 class DataSection(Section):

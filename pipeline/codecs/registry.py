@@ -47,13 +47,19 @@ def build(name: str, rate: Rate | None = None, **options: Any) -> Codec:
     return codec
 
 
-def from_spec(spec: Mapping[str, Any]) -> Codec:
-    """The codec whose `spec()` this is: {"name": ..., "rate": {...}, and its options}."""
+def from_spec(spec: Mapping[str, Any], weights: Callable[[str], bytes] | None = None) -> Codec:
+    """The codec whose `spec()` this is: {"name": ..., "rate": {...}, and its options}.
+
+    A model comes from `weights(model_id)`, the bytes of its file; without it, it must be a packaged one.
+    """
     options = dict(spec)
     name = options.pop("name", None)
     if not isinstance(name, str):
         raise ConfigError(f"codec spec {dict(spec)}: found no name; expected {{'name': 'jpeg', ...}}")
     rate = options.pop("rate", None)
+    if weights is not None and "model" in options and hasattr(cls := _class_of(name), "from_weights"):
+        codec: Codec = cls.from_weights(weights(options.pop("model")), **({"rate": rate_of(rate)} | options))
+        return codec
     return build(name, None if rate is None else rate_of(rate), **options)
 
 

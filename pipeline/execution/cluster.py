@@ -10,10 +10,12 @@ import logging
 import os
 import shutil
 import threading
+import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from pipeline.errors import ConfigError, PipelineError
 
@@ -26,15 +28,25 @@ _QUIET = {
 }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Resources:
-    """What the graph may use. `cpus` and `object_store_mb` count only when Ray is started here."""
+    """What the graph may use, and where. `cpus` and `object_store_mb` count only when Ray is started here.
+
+    max_actors   the pool grows up to this while there is room; None keeps it at `actors`.
+    accelerator  a custom Ray resource of which each actor takes one, for devices that are not GPUs to Ray.
+    task_nodes   labels of the nodes that tasks may run on; anywhere when empty.
+    wait_s       how long to wait for nodes that an autoscaler has to bring.
+    """
 
     actors: int = 1
     num_gpus: float = 0
     cpus_per_actor: float = 1
     cpus: int | None = None
     object_store_mb: int = 512
+    max_actors: int | None = None
+    accelerator: str | None = None
+    task_nodes: Mapping[str, str] = field(default_factory=dict)
+    wait_s: float = 0
 
 
 def machine_cpus() -> int:
@@ -50,6 +62,15 @@ def threads_per_actor(resources: Resources) -> int:
     """Of a network on a CPU: an even share of this machine, or in a cluster the CPUs that each actor was given."""
     threads = int(resources.cpus_per_actor) if inside_cluster() else machine_cpus() // resources.actors
     return max(1, threads)
+
+
+def require_shared(key: str, uri: str) -> None:
+    """Raises ConfigError for a path that means another place on every node of a cluster."""
+    if inside_cluster() and "://" not in uri and not os.path.isabs(uri):
+        raise ConfigError(
+            f"{key} is {uri!r}, which a job inside a Ray cluster would look for in its own copy of the working "
+            "directory; give s3://... or the absolute path of a folder that every node shares"
+        )
 
 
 @contextmanager
@@ -141,22 +162,56 @@ def _object_store_bytes(wanted_mb: int) -> int:
 
 
 def require_capacity(resources: Resources) -> None:
-    """Raises ConfigError unless all actors and one more CPU for the tasks beside them fit."""
+    """Raises ConfigError unless all actors and one more CPU for the tasks beside them fit, after `wait_s` at most."""
+    deadline = time.monotonic() + resources.wait_s
+    while (complaint := _shortage(resources)) is not None:
+        if time.monotonic() >= deadline:
+            raise ConfigError(complaint)
+        _ask_autoscaler(resources)
+        time.sleep(min(2.0, resources.wait_s))
+
+
+def _shortage(resources: Resources) -> str | None:
+    """What the cluster lacks right now, as a sentence."""
     import ray
 
-    have = ray.cluster_resources()
-    needed_cpus, cpus = resources.actors * resources.cpus_per_actor + 1, have.get("CPU", 0)
-    if needed_cpus > cpus:
-        raise ConfigError(
-            f"resources: {resources.actors} actors x {resources.cpus_per_actor:g} CPUs + 1 for tasks need "
-            f"{needed_cpus:g} CPUs, Ray has {cpus:g}; lower resources.actors or resources.cpus_per_actor"
+    have, actors = ray.cluster_resources(), resources.actors
+    cpus = have.get("CPU", 0)
+    if (needed := actors * resources.cpus_per_actor + 1) > cpus:
+        return (
+            f"resources: {actors} actors x {resources.cpus_per_actor:g} CPUs + 1 for tasks need {needed:g} CPUs, "
+            f"Ray has {cpus:g}; lower resources.actors or resources.cpus_per_actor, or add nodes"
         )
-    needed_gpus, gpus = resources.actors * resources.num_gpus, have.get("GPU", 0)
-    if needed_gpus > gpus:
-        raise ConfigError(
-            f"resources: {resources.actors} actors x {resources.num_gpus:g} GPUs need {needed_gpus:g}, "
-            f"Ray has {gpus:g}; lower resources.actors or set resources.num_gpus=0"
+    if (needed := actors * resources.num_gpus) > (gpus := have.get("GPU", 0)):
+        return (
+            f"resources: {actors} actors x {resources.num_gpus:g} GPUs need {needed:g}, Ray has {gpus:g}; "
+            "lower resources.actors, set resources.num_gpus=0, or add nodes"
         )
+    if resources.accelerator and actors > (found := have.get(resources.accelerator, 0)):
+        return (
+            f"resources: {actors} actors need {actors} of the resource {resources.accelerator!r}, Ray has {found:g}; "
+            "lower resources.actors, or start nodes with `ray start --resources`"
+        )
+    if resources.task_nodes and not any(_takes_tasks(node, resources.task_nodes) for node in ray.nodes()):
+        labels = ",".join(f"{name}={value}" for name, value in resources.task_nodes.items())
+        return (
+            f"resources.task_nodes: no node with a CPU has the labels {labels}; start some with "
+            f"`ray start --labels {labels}`, or leave task_nodes out"
+        )
+    return None
+
+
+def _takes_tasks(node: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
+    return bool(node["Alive"]) and node["Resources"].get("CPU", 0) >= 1 and labels.items() <= node["Labels"].items()
+
+
+def _ask_autoscaler(resources: Resources) -> None:
+    """Actors ask for their nodes only once they exist; a cluster scaled to nothing must be told before."""
+    from ray.autoscaler.sdk import request_resources
+
+    bundle = {"CPU": resources.cpus_per_actor, "GPU": resources.num_gpus}
+    bundle |= {resources.accelerator: 1} if resources.accelerator else {}
+    request_resources(bundles=[{name: n for name, n in bundle.items() if n}] * resources.actors + [{"CPU": 1}])
 
 
 def _import_ray_data() -> None:

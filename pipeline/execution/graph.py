@@ -1,10 +1,10 @@
 """The one shape of our Ray Data graphs: units in, perhaps an actor pool, tasks, one small row per part on the way back.
 
-    unit -> [actor pool that holds networks] -> chunk -> [tasks] -> row
+    unit -> [tasks before the pool, if asked] -> [actor pool that holds networks] -> chunk -> [tasks] -> row
 
-A row of the dataset is a chunk (a future part), not an image, so pixels never cross a process. A generator yields
-exactly one row for each chunk, committed before or not: Ray replays a generator whose worker died and drops as many
-of its outputs as it had seen, so a replay must not be shorter.
+A row of the dataset is a chunk (a future part), not an image. A generator yields exactly one row for each chunk,
+committed before or not: Ray replays a generator whose worker died and drops as many of its outputs as it had seen,
+so a replay must not be shorter.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from pipeline.errors import PipelineError, StoreUnavailable
-from pipeline.execution import cluster, guard
+from pipeline.execution import cluster, marks
 from pipeline.execution.cluster import Resources
 
-MAX_RESTARTS, MAX_RETRIES = 3, 3
+# Poison images use up one or two (see `marks`); the rest is for nodes that are taken away in a long night.
+MAX_RESTARTS, MAX_RETRIES = 10, 10
 _BLOCKS = 4096
 
 
@@ -36,11 +37,17 @@ Operator = Callable[..., Iterator[pa.Table]]
 
 
 def run(
-    units: Sequence[str], ticket: Ticket, resources: Resources, tasks: Operator, pool: type | None = None
+    units: Sequence[str],
+    ticket: Ticket,
+    resources: Resources,
+    tasks: Operator,
+    pool: type | None = None,
+    before: Operator | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Rows that `tasks(batch, ticket)` makes of `units` (texts), as they come; without units Ray is not started.
 
-    With a `pool`, units go to `pool(ticket)(batch)` in actors first, and tasks take what those yield.
+    With a `pool`, units go to `pool(ticket)(batch)` in actors first, and tasks take what those yield; `before` are
+    tasks whose rows the pool takes instead of units.
 
     Raises:
         PipelineError: what stopped the run (storage refused, the codec could not be built, workers died too often).
@@ -50,38 +57,55 @@ def run(
     from ray.exceptions import RayError
 
     try:
-        with cluster.connected(resources):
-            dataset = _dataset(units, ticket, resources, tasks, pool)
+        with cluster.connected(resources), marks.kept(ticket.run_id):
+            dataset = _dataset(units, ticket, resources, tasks, pool, before)
             for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
                 yield from batch.to_pylist()
     except RayError as error:
         raise _plain(error) from error
-    finally:
-        guard.forget(ticket.run_id)
 
 
-def _dataset(units: Sequence[str], ticket: Ticket, resources: Resources, tasks: Operator, pool: type | None) -> Any:
+def _dataset(
+    units: Sequence[str],
+    ticket: Ticket,
+    resources: Resources,
+    tasks: Operator,
+    pool: type | None,
+    before: Operator | None,
+) -> Any:
     import ray.data
 
     operators: Any = ray.data  # its annotations know no keyword arguments of functions
     _quieten(ray.data.DataContext.get_current())
     dataset = operators.from_items([{"unit": unit} for unit in units], override_num_blocks=min(len(units), _BLOCKS))
     common: dict[str, Any] = {"batch_size": 1, "batch_format": "pyarrow"}
+    of_tasks = common | {"fn_kwargs": {"ticket": ticket}, "max_retries": MAX_RETRIES}
+    if resources.task_nodes:
+        of_tasks["label_selector"] = dict(resources.task_nodes)
     with warnings.catch_warnings():
         # 2.60 deprecates max_retries and friends as keywords of map_batches and has no other way to bound them.
         warnings.simplefilter("ignore")
+        if pool is not None and before is not None:
+            dataset = dataset.map_batches(before, **of_tasks)
         if pool is not None:
             dataset = dataset.map_batches(
-                pool,
-                **common,
-                fn_constructor_kwargs={"ticket": ticket},
-                compute=ray.data.ActorPoolStrategy(size=resources.actors, max_tasks_in_flight_per_actor=2),
-                num_cpus=resources.cpus_per_actor,
-                num_gpus=resources.num_gpus,
-                max_restarts=MAX_RESTARTS,
-                max_task_retries=MAX_RETRIES,
+                pool, **common, fn_constructor_kwargs={"ticket": ticket}, **_actors(resources)
             )
-        return dataset.map_batches(tasks, **common, fn_kwargs={"ticket": ticket}, max_retries=MAX_RETRIES)
+        return dataset.map_batches(tasks, **of_tasks)
+
+
+def _actors(resources: Resources) -> dict[str, Any]:
+    import ray.data
+
+    least, most = resources.actors, max(resources.actors, resources.max_actors or 0)
+    return {
+        "compute": ray.data.ActorPoolStrategy(min_size=least, max_size=most, max_tasks_in_flight_per_actor=2),
+        "num_cpus": resources.cpus_per_actor,
+        "num_gpus": resources.num_gpus,
+        "resources": {resources.accelerator: 1} if resources.accelerator else None,
+        "max_restarts": MAX_RESTARTS,
+        "max_task_retries": MAX_RETRIES,
+    }
 
 
 def blob(data: pa.Buffer) -> pa.Array:

@@ -1,8 +1,8 @@
 """A second look at work whose first attempt killed its process: each image is tried in a child before it is trusted.
 
 A decoder that segfaults or is killed for its memory takes the whole worker with it, and Ray would only try the same
-chunk again. So a chunk that is retried is first probed image by image in a child process. The image that kills the
-child becomes one row; all others are processed as usual, and the job goes on.
+chunk again. So a chunk that is retried (`marks` remember) is first probed image by image in a child process. The
+image that kills the child becomes one row; all others are processed as usual, and the job goes on.
 
 The child is `python -m pipeline.execution.guard`: the step arrives pickled (it is code and settings, not data),
 images arrive as Arrow streams, and one byte per image says that it survived.
@@ -12,49 +12,17 @@ from __future__ import annotations
 
 import os
 import pickle
-import shutil
 import signal
 import struct
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import BinaryIO
 
 from pipeline.stages.work import Work, pack, unpack
 
 Step = Callable[[Work], object]
 _ALIVE = b"\x01"
-
-
-@contextmanager
-def attempt(run_id: str, key: str, patience: int | None = None) -> Iterator[bool]:
-    """Marks `key` as being worked on here; True when an earlier attempt on this machine never came back.
-
-    With `patience`, also True for every key once so many have died: an actor has few lives, and none to waste.
-    """
-    folder = _folder(run_id)
-    folder.mkdir(exist_ok=True)
-    marker, tombstone = folder / key, folder / f"{key}.died"
-    if marker.exists():
-        tombstone.touch()
-    marker.touch()
-    impatient = patience is not None and len(list(folder.glob("*.died"))) >= patience
-    try:
-        yield impatient or tombstone.exists()
-    finally:
-        marker.unlink(missing_ok=True)
-
-
-def forget(run_id: str) -> None:
-    """Removes the marks of a run that is over."""
-    shutil.rmtree(_folder(run_id), ignore_errors=True)
-
-
-def _folder(run_id: str) -> Path:
-    return Path(tempfile.gettempdir()) / f"shardpress-{run_id}"
 
 
 class Probe:

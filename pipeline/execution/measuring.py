@@ -20,7 +20,7 @@ import pyarrow as pa
 from pipeline.archive import results
 from pipeline.archive.results import RESULTS_SCHEMA, ResultMeta, Setting
 from pipeline.codecs.base import Codec
-from pipeline.execution import graph, guard
+from pipeline.execution import graph, marks
 from pipeline.execution.cluster import Resources
 from pipeline.records import REJECTED, SourceImage
 from pipeline.sources import Source
@@ -94,7 +94,7 @@ class Bench:
         wanted = frozenset(meta.settings)
         found: list[Row] = []
         for image in images:
-            with guard.attempt(self.ticket.run_id, f"{meta.part_id}-{image.image_id}") as died_before:
+            with marks.attempt(self.ticket.run_id, f"{meta.part_id}-{image.image_id}") as died_before:
                 found += self._trial.crashed(image, wanted) if died_before else self._trial(image, wanted)
         return found
 

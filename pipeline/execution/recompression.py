@@ -18,6 +18,7 @@ from pipeline.archive import Archive, RunLock, Unit, create_or_open, plan
 from pipeline.codecs.base import Codec, SplitCodec
 from pipeline.execution import cluster, flow
 from pipeline.execution.cluster import Resources
+from pipeline.execution.telemetry import OFF, Telemetry
 from pipeline.execution.ticket import Ticket
 from pipeline.sources import Source
 from pipeline.stages.commit import Tally
@@ -37,6 +38,8 @@ class Order:
     resources: Resources = field(default_factory=Resources)
     retry: Sequence[str] = ()
     batch_mpx: float = 2.0
+    decode_apart: bool = False
+    log: str = OFF
     config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -89,14 +92,19 @@ def recompress(order: Order, progress: Progress) -> Report:
         shards = order.source.items_are_shards
         units = plan(archive, items, order.spec, retry=order.retry, shards=shards)
         planned = None if shards and units else sum(len(unit.items) for unit in units)
+        lock.counters.update({"listed": len(items), "planned": planned, "planning_s": _since(started)})
+        telemetry = Telemetry(archive, run_id, len(units), order.resources.actors, order.log)
+        telemetry.event("run started", listed=len(items), planned=planned, units=len(units))
         progress(Tally(), planned)
         total, parts = Tally(), list[str]()
         for tally in flow.run(units, _ticket(order, archive, run_id), order.resources):
             total = total + tally
             parts += [tally.part] if tally.part else []
-            _tell(lock, total, units)
+            telemetry.part(tally, total)
+            _tell(lock, total, units, started)
             progress(total, planned)
-        _tell(lock, total, units)
+        _tell(lock, total, units, started)
+        telemetry.event("run finished", **lock.counters)
     return Report(archive, run_id, total, tuple(parts), len(items), planned, time.monotonic() - started)
 
 
@@ -105,9 +113,16 @@ def new_run_id() -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
 
 
-def _tell(lock: RunLock, total: Tally, units: Sequence[Unit]) -> None:
-    lock.counters.update(total.summary() | {"units": len(units)})
+def _tell(lock: RunLock, total: Tally, units: Sequence[Unit], started: float) -> None:
+    """What runs/<run_id>.json says of the work so far."""
+    summary = total.summary()
+    lock.counters.update(summary | {"units_done": summary.pop("units"), "units": len(units)})
+    lock.counters["elapsed_s"] = _since(started)
     lock.check()
+
+
+def _since(started: float) -> float:
+    return round(time.monotonic() - started, 2)
 
 
 def _register(archive: Archive, order: Order) -> None:
@@ -139,6 +154,7 @@ def _ticket(order: Order, archive: Archive, run_id: str) -> Ticket:
         floor=order.floor,
         batch_mpx=order.batch_mpx,
         threads=cluster.threads_per_actor(order.resources),
+        apart=order.decode_apart,
     )
 
 

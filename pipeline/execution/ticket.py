@@ -13,13 +13,15 @@ from pipeline.codecs import registry
 from pipeline.codecs.base import Codec, SplitCodec
 from pipeline.codecs.original import Original
 from pipeline.errors import ConfigError
+from pipeline.execution import node_weights
 from pipeline.execution.guard import Probe
-from pipeline.records import Outcome, SourceImage
+from pipeline.records import Outcome
 from pipeline.sources import Source
 from pipeline.stages.analyse import Analyse
 from pipeline.stages.decode import Decode, rejected
 from pipeline.stages.encode import Encode, Floor
-from pipeline.stages.work import Work, shell_of
+from pipeline.stages.trace import ANALYSE, DECODE, Trace
+from pipeline.stages.work import Work, has_pixels, shell_of
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Ticket:
     spec     what part ids are made of: codec, fallback, floor and limits, as JSON text.
     chain    codec specs as JSON texts, the run's own codec first and `original` last.
     split    the first codec is learned: its accelerator half runs in the actor pool.
+    apart    decoding is not done by that pool but by tasks before it, on nodes of their own.
     threads  of the accelerator half, on a CPU.
     """
 
@@ -42,6 +45,7 @@ class Ticket:
     floor: Floor
     batch_mpx: float = 2.0
     threads: int = 1
+    apart: bool = False
 
 
 class Steps:
@@ -56,7 +60,8 @@ class Steps:
     def encode(self) -> Encode:
         # OpenMP reads its thread count once, when torch is imported, and Ray has set it to the CPUs of the task.
         os.environ["OMP_NUM_THREADS"] = str(self.ticket.threads)
-        chain: list[Codec] = [registry.from_spec(json.loads(text)) for text in self.ticket.chain]
+        weights = functools.partial(node_weights.model_bytes, self.archive)
+        chain: list[Codec] = [registry.from_spec(json.loads(text), weights) for text in self.ticket.chain]
         return Encode(chain, self.ticket.floor, self.decode)
 
     @functools.cached_property
@@ -66,8 +71,17 @@ class Steps:
             raise ConfigError(f"codec {codec.name}: it has no accelerator half to run in an actor pool")
         return Analyse(codec, self.ticket.batch_mpx)
 
-    def analysed(self, images: Iterable[SourceImage]) -> Iterator[Work]:
-        return self.analyse(self.decode(image) for image in images)
+    def decoded(self, work: Work, trace: Trace) -> Work:
+        """`work` with its pixels or its outcome; nothing to do where it came with them."""
+        if work.outcome is not None or (work.picture is not None and has_pixels(work.picture)):
+            return work
+        with trace.timed(DECODE):
+            return self.decode(work.source)
+
+    def analysed(self, works: Iterable[Work], trace: Trace) -> Iterator[Work]:
+        for work in self.analyse(self.decoded(work, trace) for work in works):
+            trace.add(ANALYSE, work.analyse_ms / 1e3)
+            yield work
 
     def outcome(self, work: Work) -> Outcome:
         return self.encode(work if work.picture or work.outcome else self.decode(work.source))
@@ -92,17 +106,19 @@ class CarefulSteps:
         self._steps = steps_of(ticket)
         self._probes = {name: Probe(_pickled(ticket, name)) for name in ("decode", "analysed", "outcome")}
 
-    def analysed(self, images: Iterable[SourceImage]) -> Iterator[Work]:
-        for image in images:
-            work = Work(image)
-            if (cause := self._cause("analysed", work)) is None:
-                yield from self._steps.analysed([image])
-            elif (deadly := self._cause("decode", work)) is not None:
-                yield rejected(image, _crash("decoding", deadly))
-            else:
-                decoded = self._steps.decode(image)
-                shell = shell_of(decoded.picture) if decoded.picture else None
-                yield replace(decoded, picture=shell, note=_crash("analysis", cause))
+    def decoded(self, work: Work, trace: Trace) -> Work:
+        if (deadly := self._cause("decode", work)) is not None:
+            return rejected(work.source, _crash("decoding", deadly))
+        return self._steps.decoded(work, trace)
+
+    def analysed(self, works: Iterable[Work], trace: Trace) -> Iterator[Work]:
+        for work in works:
+            if work.outcome is not None or (cause := self._cause("analysed", work)) is None:
+                yield from self._steps.analysed([work], trace)
+                continue
+            decoded = self.decoded(work, trace)
+            shell = shell_of(decoded.picture) if decoded.picture else None
+            yield decoded if decoded.outcome else replace(decoded, picture=shell, note=_crash("analysis", cause))
 
     def outcome(self, work: Work) -> Outcome:
         if work.outcome is not None or (cause := self._cause("outcome", work)) is None:
@@ -135,6 +151,6 @@ def try_step(ticket: Ticket, step: str, work: Work) -> None:
     if step == "decode":
         steps.decode(work.source)
     elif step == "analysed":
-        list(steps.analysed([work.source]))
+        list(steps.analysed([work], Trace()))
     else:
         steps.outcome(work)

@@ -1,8 +1,9 @@
 """One image on its way through the stages, and its form between processes.
 
 Between the codec pool and the entropy-coding tasks an image travels without pixels: source bytes, integer symbols,
-the distortion measured where the pixels were, and the picture's shell (size, alpha, metadata). A chunk of such
-images is one Arrow IPC stream, lz4-compressed; nothing on this road is pickled.
+the distortion measured where the pixels were, and the picture's shell (size, alpha, metadata). Only where decoding
+and analysis are on different nodes do pixels travel, and then within a budget. A chunk of such images is one Arrow
+IPC stream, lz4-compressed; nothing on this road is pickled.
 """
 
 from __future__ import annotations
@@ -54,9 +55,14 @@ def has_pixels(picture: Picture) -> bool:
     return picture.rgb.strides != (0, 0, 0)
 
 
-def pack(works: Sequence[Work]) -> pa.Buffer:
-    """`works` as one Arrow IPC stream; pixels are left behind."""
-    table = pa.Table.from_pylist([_row_of(work) for work in works], schema=_SCHEMA)
+def pack(works: Sequence[Work], pixel_bytes: int = 0) -> pa.Buffer:
+    """`works` as one Arrow IPC stream. Pixels travel up to `pixel_bytes` in all; the rest is left behind."""
+    rows = []
+    for work in works:
+        size = work.picture.rgb.size if work.picture and has_pixels(work.picture) else 0
+        rows.append(_row_of(work, with_pixels=0 < size <= pixel_bytes))
+        pixel_bytes -= size if size <= pixel_bytes else 0
+    table = pa.Table.from_pylist(rows, schema=_SCHEMA)
     sink = pa.BufferOutputStream()
     options = pa.ipc.IpcWriteOptions(compression="lz4")
     with pa.ipc.new_stream(sink, _SCHEMA, options=options) as writer:
@@ -75,6 +81,7 @@ _PICTURE = pa.struct(
         "height": pa.int64(),
         "width": pa.int64(),
         "gray": pa.bool_(),
+        "rgb": _BLOB,
         "alpha": _BLOB,
         "exif": _BLOB,
         "icc": _BLOB,
@@ -118,7 +125,7 @@ _SCHEMA = pa.schema(
 )
 
 
-def _row_of(work: Work) -> dict[str, Any]:
+def _row_of(work: Work, with_pixels: bool) -> dict[str, Any]:
     source = work.source
     return {
         "image_id": source.image_id,
@@ -127,7 +134,7 @@ def _row_of(work: Work) -> dict[str, Any]:
         "data": source.data,
         "error": source.error,
         "passthrough": pack_values(source.passthrough),
-        "picture": _shell_row(work.picture),
+        "picture": _picture_row(work.picture, with_pixels),
         "symbols": _symbols_row(work.analysis.symbols) if work.analysis else None,
         "distortion": _distortion_row(work.analysis.distortion) if work.analysis else None,
         "status": work.outcome.status if work.outcome else None,
@@ -148,16 +155,17 @@ def _work_of(row: Mapping[str, Any]) -> Work:
     )
     analysis = Analysis(_symbols_of(row["symbols"]), Distortion(**row["distortion"])) if row["symbols"] else None
     outcome = Outcome(source=source, status=row["status"], reason=row["reason"]) if row["status"] else None
-    return Work(source, _shell_from(row["picture"]), analysis, outcome, row["note"], row["analyse_ms"])
+    return Work(source, _picture_from(row["picture"]), analysis, outcome, row["note"], row["analyse_ms"])
 
 
-def _shell_row(picture: Picture | None) -> dict[str, Any] | None:
+def _picture_row(picture: Picture | None, with_pixels: bool) -> dict[str, Any] | None:
     if picture is None:
         return None
     return {
         "height": picture.height_px,
         "width": picture.width_px,
         "gray": picture.gray,
+        "rgb": picture.rgb.tobytes() if with_pixels else None,
         "alpha": None if picture.alpha is None else picture.alpha.tobytes(),
         "exif": picture.exif,
         "icc": picture.icc,
@@ -167,12 +175,13 @@ def _shell_row(picture: Picture | None) -> dict[str, Any] | None:
     }
 
 
-def _shell_from(row: Mapping[str, Any] | None) -> Picture | None:
+def _picture_from(row: Mapping[str, Any] | None) -> Picture | None:
     if row is None:
         return None
-    height, width, alpha = row["height"], row["width"], row["alpha"]
+    height, width, rgb, alpha = row["height"], row["width"], row["rgb"], row["alpha"]
+    shape = (height, width, 3)
     return Picture(
-        rgb=np.broadcast_to(np.uint8(0), (height, width, 3)),
+        rgb=np.broadcast_to(np.uint8(0), shape) if rgb is None else np.frombuffer(rgb, np.uint8).reshape(shape),
         gray=row["gray"],
         alpha=None if alpha is None else np.frombuffer(alpha, np.uint8).reshape(height, width),
         exif=row["exif"],

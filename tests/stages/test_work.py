@@ -40,6 +40,18 @@ def test_a_work_arrives_as_it_was_sent():
     np.testing.assert_array_equal(got.picture.alpha, sent.picture.alpha)
 
 
+def test_pixels_travel_as_far_as_the_budget_goes():
+    works = [Work(source_of(b"x"), Picture(noise(8, side), gray=False)) for side in (10, 90, 10)]
+    first, second, third = unpack(pack(works, pixel_bytes=2 * 8 * 10 * 3))
+    for sent, got in ((works[0], first), (works[2], third)):
+        assert sent.picture is not None
+        assert got.picture is not None
+        np.testing.assert_array_equal(got.picture.rgb, sent.picture.rgb)
+    assert second.picture is not None
+    assert not has_pixels(second.picture)
+    assert not any(has_pixels(work.picture) for work in unpack(pack(works)) if work.picture)
+
+
 def test_rejected_and_noted_works_arrive_too():
     works = [rejected(source_of(None, error="gone"), "gone"), Work(source_of(b"x"), note="out of memory")]
     gone, noted = unpack(pack(works))
