@@ -33,8 +33,7 @@ class DepthConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.project(self.spatial(F.silu(self.expand(x))))
-        u, v = self.gate(x).chunk(2, dim=1)
-        return x + self.merge(u * torch.sigmoid(v))
+        return x + self.merge(F.glu(self.gate(x), dim=1))
 
 
 class QualityTable(nn.Module):

@@ -107,15 +107,18 @@ class Networks:
     ) -> Tensor:
         """Slope of lmbda times the decoded picture's squared error over y_hat, (M, h, w) bits a quantiser step."""
         # error_bits is lmbda * 255^2 / (3 gain^2), so this is what a squared error of a pixel in 0..1 is worth.
-        worth = (error_bits * gain[0].square()).mean()
+        worth = float((error_bits * gain[0].square()).mean())
 
         def tile(top: int, bottom: int, left: int, right: int) -> Tensor:
             x = torch.from_numpy(rgb[top:bottom, left:right].copy()).to(self.device).permute(2, 0, 1)[None] / 255
-            part = y_hat[None, :, top // 16 : bottom // 16, left // 16 : right // 16].clone().requires_grad_()
-            with torch.enable_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                x_hat = self._x_hat(part / gain, quality, gray)
-                error = (x_hat[:, :, : x.shape[2], : x.shape[3]].float() - x).square().sum() * worth
-            return torch.autograd.grad(error, part)[0]
+            part = y_hat[None, :, top // 16 : bottom // 16, left // 16 : right // 16] / gain
+            with torch.inference_mode(False), torch.enable_grad():
+                part = part.clone().requires_grad_()
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                    x_hat = self._x_hat(part, quality.clone(), gray)
+                error = (x_hat[:, :, : x.shape[2], : x.shape[3]].float() - x.clone()).square().sum() * worth
+                (slope,) = torch.autograd.grad(error, part)
+            return slope / gain
 
         return _tiled(16 * y_hat.shape[1], 16 * y_hat.shape[2], tile, torch.empty_like(y_hat)[None], 16)[0]
 
