@@ -5,8 +5,10 @@ from __future__ import annotations
 import functools
 import posixpath
 import re
-from collections import Counter
-from collections.abc import Iterable
+import unicodedata
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from pipeline import storage
 from pipeline.archive import Archive
@@ -14,7 +16,9 @@ from pipeline.codecs import registry
 from pipeline.codecs.base import Codec
 
 _FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\:*?\"<>|]")
-_NAME_BYTES = 200  # of the 255 most file systems allow; the id and a suffix must fit beside it
+# Most file systems allow 255 bytes for a name, S3 1024 for a key; id, suffix and the folder given must fit beside it.
+_NAME_BYTES, _SUFFIX_LENGTH, _PATH_BYTES = 200, 12, 700
+LONG_PATHS = "long-paths"
 
 
 class Decoders:
@@ -43,29 +47,56 @@ def _loaded(archive: Archive, codec: str, model_id: str | None, version: str) ->
     return registry.decoder_for(codec, model_id, archive.weights)
 
 
-class Names:
-    """Unique names below a folder, derived from where the pictures came from.
+class Place(NamedTuple):
+    """Where a restored file goes: a path without its suffix, unique among all, and the suffix that the source had."""
 
-    The folders that all sources share are left out; members of a shard come into a folder named after it. Sources
-    whose names differ in their suffix or in case alone carry the start of their image_id.
+    stem: str
+    own_suffix: str
+
+    def named(self, suffix: str | None, other_suffix: str = "") -> str:
+        """`suffix` replaces that of the source; None keeps it, or adds `other_suffix` where it has none."""
+        return self.stem + ((self.own_suffix or other_suffix) if suffix is None else suffix)
+
+
+def places(sources: Mapping[str, str]) -> dict[str, Place]:
+    """image_id -> where to put its file, below one folder, from image_id -> source URI; no two get the same place.
+
+    Folders that all sources share are left out; members of a shard come into a folder named after it. Names that
+    differ in suffix, case or Unicode form alone carry the start of their image_id, or all of it where somebody made
+    names to collide with that.
     """
-
-    def __init__(self, source_uris: Iterable[str]) -> None:
-        paths = [_segments(uri) for uri in source_uris]
-        self._shared = len(posixpath.commonprefix([path[:-1] for path in paths])) if paths else 0
-        self._stems = Counter(_stem_of(path) for path in paths)
-
-    def of(self, source_uri: str, image_id: str, suffix: str | None, own_suffix: str = "") -> str:
-        """`suffix` replaces that of the source; None keeps it, or adds `own_suffix` where it has none."""
-        path = _segments(source_uri)
-        *folders, name = path[self._shared :]
-        stem, own = posixpath.splitext(name)
-        mark = f"-{image_id[:8]}" if self._stems[_stem_of(path)] > 1 else ""
-        return posixpath.join(*folders, _shortened(stem) + mark + ((own or own_suffix) if suffix is None else suffix))
+    paths = {image_id: _segments(uri) for image_id, uri in sources.items()}
+    shared = len(posixpath.commonprefix([path[:-1] for path in paths.values()])) if paths else 0
+    plain = {image_id: _plain(path[shared:]) for image_id, path in paths.items()}
+    marks = dict.fromkeys(plain, 0)  # hex digits of the image_id behind each name
+    while clashes := _clashes({image_id: _marked(plain[image_id].stem, image_id, marks) for image_id in plain}):
+        for image_id in clashes:
+            marks[image_id] = 8 if marks[image_id] == 0 else len(image_id)
+    return {i: Place(_marked(place.stem, i, marks), place.own_suffix) for i, place in plain.items()}
 
 
-def _stem_of(path: list[str]) -> str:
-    return posixpath.join(*path[:-1], _shortened(posixpath.splitext(path[-1])[0])).lower()
+def _clashes(names: Mapping[str, str]) -> list[str]:
+    """Whoever has the name of another, in the eyes of a file system that ignores case and Unicode forms."""
+    owners: dict[str, list[str]] = defaultdict(list)
+    for image_id, name in names.items():
+        owners[unicodedata.normalize("NFC", name).casefold()].append(image_id)
+    return [image_id for same in owners.values() if len(same) > 1 for image_id in same]
+
+
+def _marked(stem: str, image_id: str, marks: Mapping[str, int]) -> str:
+    return f"{stem}-{image_id[: marks[image_id]]}" if marks[image_id] else stem
+
+
+def _plain(path: list[str]) -> Place:
+    """A name of its own for the file: folders, stem and suffix, each short enough for any file system or bucket."""
+    *folders, name = path
+    stem, suffix = posixpath.splitext(name)
+    if len(suffix) > _SUFFIX_LENGTH:
+        stem, suffix = name, ""
+    whole = posixpath.join(*map(_shortened, folders), _shortened(stem))
+    if len(whole.encode()) > _PATH_BYTES:
+        whole = posixpath.join(LONG_PATHS, _shortened(stem))
+    return Place(whole, suffix)
 
 
 def _segments(uri: str) -> list[str]:
@@ -78,5 +109,5 @@ def _segments(uri: str) -> list[str]:
     return [part.lstrip(".") or "_" for part in parts if part and part != "."] or ["_"]
 
 
-def _shortened(stem: str) -> str:
-    return stem.encode("utf-8", "replace")[:_NAME_BYTES].decode("utf-8", "ignore")
+def _shortened(name: str) -> str:
+    return name.encode("utf-8", "replace")[:_NAME_BYTES].decode("utf-8", "ignore")

@@ -8,10 +8,11 @@ from typing import Any
 
 import pyarrow.compute as pc
 
-from jobs.pictures import Decoders, Names
+from jobs.pictures import Decoders, Place, places
 from pipeline import storage
-from pipeline.archive import Archive, StoredImage, open_archive
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.archive import Archive, open_archive
+from pipeline.errors import ConfigError, PipelineError, StorageError
+from pipeline.execution.spread import spread
 from pipeline.records import REJECTED
 from pipeline.stages.restore import FORMATS, Restored, restore
 from pipeline.stages.select import where as where_expression
@@ -31,6 +32,11 @@ class Restoration:
     rejected: int = 0
     problems: list[str] = field(default_factory=list)
 
+    def add(self, part: Restoration) -> None:
+        for name in ("restored", "sources", "unchanged"):
+            setattr(self, name, getattr(self, name) + getattr(part, name))
+        self.problems += part.problems
+
     def summary(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -38,24 +44,63 @@ class Restoration:
 def restore_all(
     archive_uri: str, out: str, ids: Sequence[str] | None, where: str | None, file_format: str, overwrite: bool
 ) -> Restoration:
-    """Restores what is selected. One picture that fails is a problem to tell, not the end."""
+    """Restores what is selected, spread over processes. One picture that fails is a problem to tell, not the end."""
     if file_format not in FORMATS:
         raise ConfigError(f"--format {file_format}: expected one of {', '.join(FORMATS)}")
     archive = open_archive(archive_uri)
     done = Restoration(storage.absolute(out).rstrip("/"))
-    wanted = _selected(archive, ids, where, done)
-    names, decoders = Names(wanted.values()), Decoders(archive)
-    for stored in archive.iter_payloads(set(wanted), on_error=lambda error: done.problems.append(str(error))):
-        try:
-            codec = decoders.of(stored.codec, stored.model_id)
-            _write(restore(stored, codec, file_format), stored, names, done, overwrite)
-        except PipelineError as error:
-            done.problems.append(f"{stored.source_uri}: {error}")
+    rows = _selected(archive, ids, where, done)
+    names = places({row["image_id"]: row["source_uri"] for row in rows})
+    parts: dict[str, dict[str, Place]] = {}
+    for row in rows:
+        parts.setdefault(row["part"], {})[row["image_id"]] = names[row["image_id"]]
+    for part in spread(RestorePart(archive, done.out, file_format, overwrite), list(parts.items())):
+        done.add(part)
     return done
 
 
-def _selected(archive: Archive, ids: Sequence[str] | None, where: str | None, done: Restoration) -> dict[str, str]:
-    """image_id -> source URI of what is to be restored, in the order of sources."""
+@dataclass(frozen=True)
+class RestorePart:
+    """Restores pictures of one part to the places they were given."""
+
+    archive: Archive
+    out: str
+    file_format: str
+    overwrite: bool
+
+    def __call__(self, job: tuple[str, dict[str, Place]]) -> Restoration:
+        part, names = job
+        done, decoders = Restoration(self.out), Decoders(self.archive)
+        rows = [row for row in self.archive.part_metrics(part).to_pylist() if row["image_id"] in names]
+        for stored in self.archive.stored(rows, lambda error: done.problems.append(str(error))):
+            try:
+                codec = decoders.of(stored.codec, stored.model_id)
+                restored = restore(stored, codec, self.file_format)
+                other_suffix = _SUFFIXES.get(stored.source_format or "", "")
+                self._write(restored, names[stored.image_id].named(restored.suffix, other_suffix), done)
+            except StorageError:  # a full disk would refuse the other pictures, too
+                raise
+            except PipelineError as error:
+                done.problems.append(f"{stored.source_uri}: {error}")
+        return done
+
+    def _write(self, restored: Restored, name: str, done: Restoration) -> None:
+        uri = storage.join(self.out, name)
+        there = storage.read_if_exists(uri)
+        if there is not None and there != restored.data and not self.overwrite:
+            raise ConfigError(f"{uri} exists and is another file; choose another --out, or allow it with --overwrite")
+        if there == restored.data:
+            done.unchanged += 1
+        else:
+            storage.write_atomic(uri, restored.data)
+        done.restored += 1
+        done.sources += restored.is_source
+
+
+def _selected(
+    archive: Archive, ids: Sequence[str] | None, where: str | None, done: Restoration
+) -> list[dict[str, Any]]:
+    """Rows of what is to be restored, in the order of sources."""
     table = archive.metrics()
     if where is not None:
         table = table.filter(where_expression(where, table.schema))
@@ -67,18 +112,4 @@ def _selected(archive: Archive, ids: Sequence[str] | None, where: str | None, do
         table = table.filter(pc.field("image_id").isin(list(ids)))
     done.rejected = table.filter(pc.field("status") == REJECTED).num_rows
     kept = table.filter(pc.field("status") != REJECTED).sort_by("source_uri")
-    return dict(zip(kept["image_id"].to_pylist(), kept["source_uri"].to_pylist(), strict=True))
-
-
-def _write(restored: Restored, stored: StoredImage, names: Names, done: Restoration, overwrite: bool) -> None:
-    own_suffix = _SUFFIXES.get(stored.source_format or "", "")
-    uri = storage.join(done.out, names.of(stored.source_uri, stored.image_id, restored.suffix, own_suffix))
-    there = storage.read_if_exists(uri)
-    if there is not None and there != restored.data and not overwrite:
-        raise ConfigError(f"{uri} exists and is another file; choose another --out, or allow it with --overwrite")
-    if there == restored.data:
-        done.unchanged += 1
-    else:
-        storage.write_atomic(uri, restored.data)
-    done.restored += 1
-    done.sources += restored.is_source
+    return list(kept.select(["image_id", "source_uri", "part"]).to_pylist())

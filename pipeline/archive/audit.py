@@ -41,6 +41,7 @@ REMEDIES = {
     "missing weights": "restore the file from a backup; or recompress anything into this archive with "
     "codec.model=<id> where that model is installed, which writes it again",
     "damaged weights": "remove it, then do as for missing weights",
+    "not archived": "recompress the source again",
     "litter": "run `verify --sweep`",
     "foreign": "leave it, or move it away",
 }
