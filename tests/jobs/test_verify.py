@@ -185,7 +185,7 @@ def test_spread_over_processes_or_not_the_findings_are_the_same(tmp_path: Path, 
 
     source = tmp_path / "in"
     source.mkdir()
-    for n in range(20):  # more than 1 MiB each: each becomes a part of its own by being archived alone
+    for n in range(20):  # two at a time, so that there are ten parts
         noise = np.random.default_rng(n).integers(0, 255, (40, 40, 3), np.uint8)
         Image.fromarray(noise).save(source / f"{n:02}.png")
         if n % 2:
