@@ -35,13 +35,15 @@ def decode(
     formats = {out: format if out == files.STREAM else _format_of(out) for _, out in jobs}
     for source, out in jobs:
         try:
-            image = _decoded(files.read(source))
+            data = files.read(source)
+            with files.named(source):
+                image = _decoded(data)
             files.write(out, export.save(image, formats[out]), source, overwrite)
         except PipelineError as error:
             if len(jobs) == 1:
                 raise
             problems += 1
-            cli.warn(f"{source}: {error}")
+            cli.warn(str(error))
         else:
             print(f"{out}: {image.width}x{image.height} px", file=sys.stderr if to_stdout else sys.stdout)
     return cli.FAILED if problems else cli.OK

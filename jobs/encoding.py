@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from jobs import files
-from pipeline.errors import ConfigError, ImageError
+from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from pipeline.codecs.base import Codec
@@ -41,11 +41,9 @@ def encode_one(source: str, out: str, coder: Codec, overwrite: bool) -> dict[str
     from pipeline.metrics.distortion import measure
 
     data = files.read(source)
-    try:
+    with files.named(source):
         picture = decode(data)
-    except ImageError as error:
-        raise ImageError(f"{source}: {error}") from error
-    encoded = coder.encode(picture, data)
+        encoded = coder.encode(picture, data)
     found = measure(picture.rgb, coder.decode(encoded.payload))
     payload = single.with_sections(encoded.payload, picture) if coder.name == "cnn" else encoded.payload
     files.write(out, payload, source, overwrite)

@@ -7,13 +7,14 @@ IN IN IN ...    each beside itself                                     IN ... FO
 
 from __future__ import annotations
 
+import contextlib
 import os
 import posixpath
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from pipeline import storage
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, PipelineError
 
 STREAM = "-"
 
@@ -39,7 +40,21 @@ def pairs(names: Sequence[str], suffix: str) -> list[tuple[str, str]]:
 
 
 def read(name: str) -> bytes:
-    return sys.stdin.buffer.read() if name == STREAM else storage.read_bytes(name)
+    """All bytes of a file, or of stdin. Raises ConfigError for a folder."""
+    if name == STREAM:
+        return sys.stdin.buffer.read()
+    if os.path.isdir(name):
+        raise ConfigError(f"{name}: found a folder, expected files: '{storage.join(name, '*.jpg')}', or use recompress")
+    return storage.read_bytes(name)
+
+
+@contextlib.contextmanager
+def named(source: str) -> Iterator[None]:
+    """What is wrong with the content of a file is told with its name in front."""
+    try:
+        yield
+    except PipelineError as error:
+        raise type(error)(f"{source}: {error}") from error
 
 
 def write(name: str, data: bytes, source: str, overwrite: bool) -> None:

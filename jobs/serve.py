@@ -67,6 +67,10 @@ def is_loopback(host: str) -> bool:
 def _listening(host: str, port: int) -> socket.socket:
     """Bound before anything is printed, so that a port in use is told in one sentence."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        socket.getaddrinfo(host, port, family)
+    except socket.gaierror as error:
+        raise ConfigError(f"--host {host}: {error.strerror}; expected an address of this machine") from error
     opened = socket.socket(family, socket.SOCK_STREAM)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

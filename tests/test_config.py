@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import RecompressConfig, known_keys, load
+from pipeline.config import EvaluateConfig, RecompressConfig, TrainConfig, known_keys, load
 from pipeline.errors import ConfigError
 
 PLACES = ["source.uri=in", "archive.uri=out"]
@@ -67,6 +67,10 @@ def test_mistakes_are_named(overrides, sentence):
 def test_what_is_missing_is_named():
     with pytest.raises(ConfigError, match="--archive"):
         load(RecompressConfig, None, ["source.uri=x"])
+    with pytest.raises(ConfigError, match=r"out is missing; set out \(or --out\)$"):
+        load(TrainConfig, None, ["data.uri=x"])
+    with pytest.raises(ConfigError, match=r"codecs is missing; set codecs$"):
+        load(EvaluateConfig, None, ["source.uri=x", "results.uri=y"])
 
 
 @pytest.mark.parametrize("text", ["a: [", "- 1", "\x00"])

@@ -12,7 +12,7 @@ pfm pam heic heif hif mpo ico tga qoi exr hdr psd dng cr2 cr3 nef arw raf orf rw
 """
 _SIDECARS = """
 json jsonl ndjson txt csv tsv md rst xml yaml yml toml ini html htm log xmp thm aae cls caption py ipynb sh db sqlite
-lock sha256 sha1 md5 crc parquet pq parq arrow feather
+lock sha256 sha1 md5 crc parquet pq parq arrow feather spx
 """
 
 IMAGE_SUFFIXES = frozenset(_IMAGES.split())

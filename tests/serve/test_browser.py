@@ -110,5 +110,7 @@ def test_a_port_in_use_and_a_missing_archive_are_told(
         port = url.rstrip("/").rpartition(":")[2]
         assert main(["--archive", served, "--port", port]) == 2
         assert "Address already in use" in capsys.readouterr().err
+    assert main(["--archive", served, "--host", "nowhere.invalid", "--token", "t"]) == 2
+    assert "--host nowhere.invalid: " in capsys.readouterr().err
     assert main(["--archive", str(tmp_path)]) == 1
     assert "archive.json" in capsys.readouterr().err
