@@ -9,6 +9,7 @@ import typer
 
 from jobs import cli
 from pipeline.config import RecompressConfig, load
+from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
     from pipeline.execution.recompression import Report
@@ -31,10 +32,13 @@ def recompress(
     settings = load(RecompressConfig, config, overrides or [], {name: flag for name, flag in flags.items() if flag})
     with cli.json_only(json):
         report, within_budget = _run(settings, json)
+        page, written = _page(settings, report.archive.uri)
     if json:
-        counted = {"run_id": report.run_id, "archive": report.archive.uri, "listed": report.listed}
+        counted = {"run_id": report.run_id, "archive": report.archive.uri, "listed": report.listed, "report": page}
         cli.print_json(counted | report.total.summary() | {"elapsed_s": round(report.elapsed_s, 2)})
-    return cli.OK if within_budget else cli.FAILED
+    elif page is not None:
+        print(f"report: {page}")
+    return cli.OK if within_budget and written else cli.FAILED
 
 
 def _run(settings: RecompressConfig, quiet: bool) -> tuple[Report, bool]:
@@ -54,6 +58,20 @@ def _run(settings: RecompressConfig, quiet: bool) -> tuple[Report, bool]:
             f"{settings.error_budget:g} allows; what was committed stays, see the reasons in the metrics table"
         )
     return report, within_budget
+
+
+def _page(settings: RecompressConfig, archive: str) -> tuple[str | None, bool]:
+    """(where the page of the archive is, whether all is well); a page that fails does not undo the night's work."""
+    from jobs.report import write_archive_page
+
+    if settings.report is None:
+        return None, True
+    try:
+        return write_archive_page(archive, settings.report), True
+    except PipelineError as error:
+        again = f"what was committed stays; `python -m jobs.report --archive {archive}` writes the page again"
+        cli.warn(f"the page could not be written: {error}; {again}")
+        return None, False
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -11,7 +11,7 @@ from jobs import cli
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
-    from pipeline.config import ReportSection
+    from pipeline.config import PageSection, ReportSection
     from pipeline.report.options import PageOptions
 
 
@@ -48,18 +48,18 @@ def report(
 
 def write_results_page(results: str, section: ReportSection) -> str:
     """The page that `jobs.evaluate` ends with; returns where it is."""
+    return _written(results, None, section.out, _options(section))
+
+
+def write_archive_page(archive: str, section: PageSection) -> str:
+    """The page that `jobs.recompress` ends with when its config has a `report`; returns where it is."""
+    return _written(None, archive, section.out, _options(section))
+
+
+def _options(section: PageSection) -> PageOptions:
     from pipeline.report.options import PageOptions
 
-    options = PageOptions(
-        section.anchor,
-        section.focus,
-        section.psnr_db,
-        section.price_per_gb_month,
-        section.currency,
-        tuple(section.published),
-        section.worst,
-    )
-    return _written(results, None, section.out, options)
+    return PageOptions(**section.model_dump(exclude={"out"}))
 
 
 def _written(results: str | None, archive: str | None, out: str | None, options: PageOptions) -> str:

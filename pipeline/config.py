@@ -90,6 +90,13 @@ class LimitsSection(Section):
     cmyk: bool = False  # true: CMYK pictures may be stored as RGB by lossy codecs
 
 
+class PageSection(Section):
+    out: str | None = None  # report.html beside what it reports on when unset
+    price_per_gb_month: float | None = Field(default=None, ge=0)
+    currency: str = "USD"
+    worst: int = Field(default=12, ge=0, le=48)  # images in each gallery
+
+
 # Statuses, first words of reasons, and names of parts as `jobs.verify` tells them.
 RETRY = r"^(rejected|kept_original|encoded|unreadable|damaged|part-[0-9a-f]{32})$"
 
@@ -106,6 +113,7 @@ class RecompressConfig(Section):
     retry: list[Annotated[str, Field(pattern=RETRY)]] = []
     resources: RecompressResources = RecompressResources()
     limits: LimitsSection = LimitsSection()
+    report: PageSection | None = None  # a page of the whole archive at the end of the run; none when unset
     log: Literal["off", "parts", "images"] = "off"  # lines of JSON on stderr, one per committed part or image
 
 
@@ -143,15 +151,11 @@ class FidelitySection(Section):
     label_column: str | None = None  # or the column, or tar sibling, that holds it
 
 
-class ReportSection(Section):
-    out: str | None = None  # report.html beside the results when unset
+class ReportSection(PageSection):
     anchor: str | None = None  # the curve BD-rates are against; jpeg, else the first lossy one, when unset
     focus: str | None = None  # the curve that galleries are about; the learned one, else the best, when unset
     psnr_db: float | None = None  # sizes are compared at this quality; that of the focus when unset
-    price_per_gb_month: float | None = Field(default=None, ge=0)
-    currency: str = "USD"
     published: list[str] = []  # names of published curves to draw, or [all]; they are of Kodak
-    worst: int = Field(default=12, ge=0, le=48)
 
 
 class EvaluateConfig(Section):
