@@ -10,7 +10,7 @@ Pixels cross processes only where decoding is apart from analysis, which spares 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pyarrow as pa
@@ -20,10 +20,9 @@ from pipeline.execution import graph
 from pipeline.execution.cluster import Resources
 from pipeline.execution.marks import attempt, here
 from pipeline.execution.ticket import CarefulSteps, Steps, Ticket, steps_of
-from pipeline.records import Outcome
 from pipeline.stages.commit import Tally, commit, committed_before
 from pipeline.stages.read import Chunk, read_unit
-from pipeline.stages.trace import ENCODE, READ, Trace
+from pipeline.stages.trace import READ, Trace
 from pipeline.stages.work import Work, pack, unpack
 
 PATIENCE = 2  # deadly chunks after which actors try every image in a child first
@@ -133,8 +132,7 @@ def _done_before(steps: Steps, meta: PartMeta) -> Tally | None:
 
 def _finish(works: Sequence[Work], meta: PartMeta, ticket: Ticket, trace: Trace) -> Tally:
     with attempt(ticket.run_id, f"{meta.part_id}-b") as died_before, _chosen(ticket, died_before) as chosen:
-        with trace.timed(ENCODE):
-            outcomes = _outcomes(chosen, works)
+        outcomes = [chosen.outcome(work, trace) for work in works]
         return commit(steps_of(ticket).archive, meta, outcomes, ticket.run_id, trace)
 
 
@@ -149,7 +147,3 @@ def _chosen(ticket: Ticket, careful: bool) -> Iterator[Steps | CarefulSteps]:
         yield steps
     finally:
         steps.close()
-
-
-def _outcomes(steps: Steps | CarefulSteps, works: Iterable[Work]) -> list[Outcome]:
-    return [steps.outcome(work) for work in works]

@@ -20,7 +20,7 @@ from pipeline.sources import Source
 from pipeline.stages.analyse import Analyse
 from pipeline.stages.decode import Decode, rejected
 from pipeline.stages.encode import Encode, Floor
-from pipeline.stages.trace import ANALYSE, DECODE, Trace
+from pipeline.stages.trace import ANALYSE, DECODE, ENCODE, Trace
 from pipeline.stages.work import Work, has_pixels, shell_of
 
 
@@ -83,8 +83,10 @@ class Steps:
             trace.add(ANALYSE, work.analyse_ms / 1e3)
             yield work
 
-    def outcome(self, work: Work) -> Outcome:
-        return self.encode(work if work.picture or work.outcome else self.decode(work.source))
+    def outcome(self, work: Work, trace: Trace) -> Outcome:
+        work = work if work.picture else self.decoded(work, trace)
+        with trace.timed(ENCODE):
+            return self.encode(work)
 
     def kept(self, work: Work, reason: str) -> Outcome:
         """The original, because coding this image kills whoever tries."""
@@ -120,11 +122,11 @@ class CarefulSteps:
             shell = shell_of(decoded.picture) if decoded.picture else None
             yield decoded if decoded.outcome else replace(decoded, picture=shell, note=_crash("analysis", cause))
 
-    def outcome(self, work: Work) -> Outcome:
+    def outcome(self, work: Work, trace: Trace) -> Outcome:
         if work.outcome is not None or (cause := self._cause("outcome", work)) is None:
-            return self._steps.outcome(work)
+            return self._steps.outcome(work, trace)
         if (deadly := self._cause("decode", work)) is not None:
-            return self._steps.outcome(rejected(work.source, _crash("decoding", deadly)))
+            return self._steps.outcome(rejected(work.source, _crash("decoding", deadly)), trace)
         return self._steps.kept(work, _crash("coding", cause) + "; original used")
 
     def close(self) -> None:
@@ -153,4 +155,4 @@ def try_step(ticket: Ticket, step: str, work: Work) -> None:
     elif step == "analysed":
         list(steps.analysed([work], Trace()))
     else:
-        steps.outcome(work)
+        steps.outcome(work, Trace())
