@@ -7,7 +7,8 @@ picture is analysed or synthesised, so tasks that only code integers never pay f
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -119,10 +120,8 @@ class Hyperprior:
 
     def entropy_decode(self, payload: bytes) -> Symbols:
         """Raises BitstreamError for anything but a whole payload of this model."""
-        try:
+        with _named():
             return symbols.entropy_decode(self.frozen, payload)
-        except BitstreamError as error:
-            raise BitstreamError(f"cnn: {error}") from error
 
     def synthesise(self, symbols: Sequence[Symbols]) -> list[np.ndarray]:
         """(H, W, 3) uint8 of each."""
@@ -138,10 +137,26 @@ class Hyperprior:
         return Encoded(self.entropy_encode(found), found.quality_centi / 100)
 
     def decode(self, payload: bytes) -> np.ndarray:
-        return self.networks.synthesise(self.entropy_decode(payload))
+        """(H, W, 3) uint8. Raises BitstreamError for anything but a whole payload of this model."""
+        mu = list[np.ndarray]()
+        with _named():
+            found = symbols.entropy_decode(
+                self.frozen,
+                payload,
+                lambda position, mean: mu.append(symbols.mu_of(position.astype(np.float32), mean.astype(np.float32))),
+            )
+        return self.networks.synthesise(found, np.concatenate(mu, axis=1))
 
     def restore_source(self, payload: bytes) -> bytes | None:
         return None
+
+
+@contextmanager
+def _named() -> Iterator[None]:
+    try:
+        yield
+    except BitstreamError as error:
+        raise BitstreamError(f"cnn: {error}") from error
 
 
 def _refuse(picture: Picture) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pipeline.codecs.base import Symbols
 from pipeline.codecs.learned.quantise import CURVATURE, PASSES, Quantiser, pulls
-from pipeline.codecs.learned.symbols import Grid, y_base
+from pipeline.codecs.learned.symbols import Grid, mu_of, y_base
 from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.nn import integer
 from pipeline.nn.freeze import FrozenTransforms
@@ -123,13 +123,15 @@ class Networks:
         return _tiled(16 * y_hat.shape[1], 16 * y_hat.shape[2], tile, torch.empty_like(y_hat)[None], 16)[0]
 
     @torch.inference_mode()
-    def synthesise(self, symbols: Symbols) -> np.ndarray:
-        """(H, W, 3) uint8."""
-        grid = Grid.of(symbols.height_px, symbols.width_px)
+    def synthesise(self, symbols: Symbols, mu: np.ndarray | None = None) -> np.ndarray:
+        """(H, W, 3) uint8; `mu` (M, h, w) float32 in quantiser steps, where the caller has it from h_s already."""
         y_hat = torch.from_numpy(symbols.y).to(self.device).float()
-        z = torch.from_numpy(symbols.z.astype(np.float64)).to(self.device)
-        for rows, _, mu in self._bands(grid, symbols.quality_centi, z):
-            y_hat[:, rows] += mu
+        if mu is None:
+            z = torch.from_numpy(symbols.z.astype(np.float64)).to(self.device)
+            for rows, _, of_band in self._bands(Grid.of(symbols.height_px, symbols.width_px), symbols.quality_centi, z):
+                y_hat[:, rows] += of_band
+        else:
+            y_hat += torch.from_numpy(mu).to(self.device)
         return self._picture(y_hat[None], symbols)
 
     def _quality(self, quality_centi: int) -> Tensor:
@@ -160,7 +162,7 @@ class Networks:
         for band in grid.bands():
             offset, mean = band.hyper(self.h_s, z)
             position = integer.fixed_log2_sigma(base, offset)
-            mu = mean.float() * (0.5**integer.ACTIVATION_BITS) * integer.sigma_of(position.float())
+            mu = mu_of(position.float(), mean.float())
             yield band.rows, integer.index_of(position).to(torch.uint8), mu
 
     def _latents(self, rgb: np.ndarray, quality: Tensor, gain: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ y goes in bands of rows, so that memory does not grow with the picture; FORMAT.m
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -95,8 +95,18 @@ def entropy_encode(model: FrozenModel, symbols: Symbols) -> bytes:
     )
 
 
-def entropy_decode(model: FrozenModel, payload: bytes) -> Symbols:
+def mu_of(position: integer.Array, mean: integer.Array) -> integer.Array:
+    """Means in quantiser steps: `mean` in units of 2^-ACTIVATION_BITS sigma, sigma at a fixed-point `position`."""
+    return mean * (0.5**integer.ACTIVATION_BITS) * integer.sigma_of(position)
+
+
+def entropy_decode(
+    model: FrozenModel, payload: bytes, on_band: Callable[[np.ndarray, np.ndarray], None] = lambda position, mean: None
+) -> Symbols:
     """The symbols of a payload; integer arithmetic only.
+
+    `on_band(position, mean)`, both (M, rows, w) float64 integers, is told what h_s said of each band of y, so that
+    synthesis need not ask again.
 
     Raises:
         BitstreamError: damaged, foreign, made by another model, or larger than 500 megapixels.
@@ -117,8 +127,10 @@ def entropy_decode(model: FrozenModel, payload: bytes) -> Symbols:
     y = np.zeros((latent, grid.height, grid.width), dtype=np.int16)
     base, z_float = y_base(model, box.quality_centi), z.astype(np.float64)
     for band, words in zip(grid.bands(), y_words, strict=True):
-        offset, _ = band.hyper(model.h_s, z_float)
-        index = integer.index_of(integer.fixed_log2_sigma(base, offset)).astype(np.uint8)
+        offset, mean = band.hyper(model.h_s, z_float)
+        position = integer.fixed_log2_sigma(base, offset)
+        on_band(position, mean)
+        index = integer.index_of(position).astype(np.uint8)
         y[:, band.rows] = decoder.decode(words, index.ravel(), model.skip_below).reshape(index.shape)
     decoder.finish()
     return Symbols(box.model_id, box.height_px, box.width_px, box.gray, box.quality_centi, y, z)
