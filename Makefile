@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test lint bench browser eval docs constraints clean
+.PHONY: help install demo test lint bench browser tools eval docs constraints clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -38,6 +38,10 @@ browser: ## Chromium, zsh and fish for the tests that open them; they skip witho
 	@for program in chromium zsh fish; do command -v $$program >/dev/null || missing=1; done; [ -z "$$missing" ] \
 	  || { apt-get update -qq && apt-get install -y -qq chromium chromium-driver zsh fish; } >/dev/null \
 	  || echo "no Chromium, zsh or fish: tests that open them will skip"
+
+tools: ## promtool, which checks alert rules; their test skips without it
+	@command -v promtool >/dev/null || { apt-get update -qq && apt-get install -y -qq --no-install-recommends prometheus; } >/dev/null \
+	  || echo "no promtool: the test of alert rules will skip"
 
 eval: install ## codecs x qualities over the sample photos, ending in results/photos/report.html
 	$(BIN)/python -m jobs.evaluate --config configs/evaluate/photos.yaml

@@ -29,6 +29,8 @@ def test_a_night_recompresses_checks_and_logs(photos, tmp_path):
     summary, _ = json.JSONDecoder().raw_decode(log.read_text())
     assert summary["encoded"] == 1
     assert "no problems" in log.read_text()
+    assert summary["report"] == str(tmp_path / "archive" / "report.html")
+    assert "What the archive holds" in Path(summary["report"]).read_text()
 
 
 def test_a_night_that_fails_says_where_to_look(tmp_path):
