@@ -63,7 +63,7 @@ def _run_bash(code: str, where: str, folder: Path, environment: Mapping[str, str
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=900,
         check=False,
     )
     if done.returncode:

@@ -15,19 +15,28 @@ from tests.data_tools import made
 from tests.documents import blocks_of, run_document
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = ("pipeline/data/README.md", "pipeline/serve/README.md", "pipeline/archive/LAYOUT.md", "jobs/README.md")
+DOCUMENTS = (
+    "README.md",
+    "jobs/README.md",
+    "pipeline/data/README.md",
+    "pipeline/serve/README.md",
+    "pipeline/archive/LAYOUT.md",
+)
+_RUN_ELSEWHERE = ("pipeline/archive/RECIPES.md",)  # tests/test_recipes.py also looks at the answers
 _NEEDS = {
+    "README.md": ("duckdb",),
     "pipeline/data/README.md": ("datasets", "polars", "pandas", "duckdb"),
     "pipeline/serve/README.md": ("starlette", "uvicorn"),
     "pipeline/archive/LAYOUT.md": ("duckdb",),
     "jobs/README.md": ("duckdb", "jinja2"),
 }
-_OWN_ARCHIVE = ("jobs/README.md",)  # makes it itself
+_OWN_ARCHIVE = ("README.md", "jobs/README.md")  # they make it themselves
 
 
 @pytest.fixture
 def folder(tmp_path: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a document is run: four small photos (264 px), and nothing of a reader's settings."""
+    """Where a document is run: four small photos (264 px), `configs`, and nothing of a reader's settings."""
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "photos").mkdir()
     for photo in photos[:4]:
         with Image.open(photo) as opened:
@@ -44,6 +53,7 @@ def folder(tmp_path: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.ray
 @pytest.mark.s3
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_block_runs(
     document: str, folder: Path, photos: list[Path], request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
@@ -68,11 +78,31 @@ def test_every_block_runs(
     assert run_document(ROOT / document, folder, start_s3, {}) > 0
 
 
-@pytest.mark.parametrize("document", DOCUMENTS)
-def test_links_lead_somewhere(document: str) -> None:
-    text = (ROOT / document).read_text()
-    named = re.findall(r"`((?:pipeline|jobs|tests|configs|infra)/[\w./-]+)`", text)
-    assert all((ROOT / name).exists() for name in named), named
+def test_every_document_with_commands_is_run_and_what_is_not_says_why() -> None:
+    documents = {str(path.relative_to(ROOT)): path.read_text() for path in _documents()}
+    assert {name for name, text in documents.items() if blocks_of(text)} == {*DOCUMENTS, *_RUN_ELSEWHERE}
+    for name, text in documents.items():
+        reasons = re.findall(r"<!-- not run(.*?)-->", text, re.S)
+        assert all(re.match(r": \w.{10,}", reason) for reason in reasons), name
+
+
+def test_links_and_names_lead_somewhere() -> None:
+    for path in _documents():
+        text = path.read_text()
+        named = re.findall(r"`((?:pipeline|jobs|tests|configs|infra)/[\w./-]+)`", text)
+        assert not [name for name in named if not (ROOT / name).exists()], path
+        linked = re.findall(r"\]\(([\w./-]+)(?:#[\w-]+)?\)", text)
+        assert not [name for name in linked if not (path.parent / name).exists()], path
+
+
+def _documents() -> list[Path]:
+    skipped = {".venv", "build", "node_modules"}
+    return [
+        path
+        for path in ROOT.rglob("*.md")
+        if not skipped & set(path.relative_to(ROOT).parts)
+        and not any(part.startswith(".") for part in path.relative_to(ROOT).parts)
+    ]
 
 
 def test_blocks_are_found_with_their_notes_and_lines() -> None:
