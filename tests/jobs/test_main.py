@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import pty
-import select
 import shlex
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +15,7 @@ from jobs import cli
 from jobs.__main__ import JOBS, main
 from jobs.completion import SHELLS, options_of
 from jobs.examples import EXAMPLES
+from tests.terminal import in_terminal
 
 
 def test_help_fits_one_screen(capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,7 +94,7 @@ def test_completion_in_a_real_zsh_as_somebody_types(tmp_path: Path) -> None:
         "shardpress encode one-p\t\n"
         "exit\n"
     )
-    told = _in_terminal([zsh, "-f", "-i"], typed, tmp_path)
+    told = in_terminal([zsh, "-f", "-i"], tmp_path, typed)
     received = [line.strip().removeprefix("received:") for line in told.splitlines() if line.startswith("received:")]
     assert received == ["recompress", "restore --where", "encode one-photo.jpg"], told
 
@@ -106,26 +102,6 @@ def test_completion_in_a_real_zsh_as_somebody_types(tmp_path: Path) -> None:
 def _script(shell: str) -> str:
     command = [sys.executable, "-m", "jobs.completion", shell]
     return subprocess.run(command, capture_output=True, check=True, text=True).stdout
-
-
-def _in_terminal(command: list[str], typed: str, folder: Path, limit_s: float = 120) -> str:
-    """What a program shows on a terminal of its own when `typed` is typed, until it ends."""
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder, env={**os.environ, "TERM": "dumb"},
-        start_new_session=True,
-    )  # fmt: skip
-    os.close(theirs)
-    os.write(ours, typed.encode())
-    told, deadline = b"", time.monotonic() + limit_s
-    with contextlib.suppress(OSError):  # EIO: the other end is closed
-        while time.monotonic() < deadline:
-            if select.select([ours], [], [], 1)[0]:
-                told += os.read(ours, 65536)
-    process.kill()
-    process.wait()
-    os.close(ours)
-    return told.decode(errors="replace").replace("\r", "")
 
 
 @pytest.mark.parametrize("shell", SHELLS)

@@ -14,7 +14,9 @@ def test_the_table_has_a_row_per_image_the_reasons_and_a_last_line_that_counts(t
     with archive.run_lock("run", {}):
         total = commit(archive, meta, outcomes(WebP()), "run")
     tables.show(Report(archive, "run", total, (meta.part_id,), listed=5, planned=3, elapsed_s=1.5))
-    lines = capsys.readouterr().out.splitlines()
+    told = capsys.readouterr().out
+    assert "\x1b" not in told, "no colours where nobody sees them"
+    lines = told.splitlines()
     assert [line.split()[0] for line in lines[:5]] == ["image", "a.png", "b.png", "c.png", "total"]
     assert "encoded (webp)" in lines[1]
     assert "rejected" in lines[2]
