@@ -76,7 +76,7 @@ def _by_codec(holdings: Holdings) -> Section:
     table = _grouped(holdings.stored, ["status", "codec"])
     head = ["status", "codec", "images", "source", "stored", "saved", "mean bpp", "mean PSNR, dB", "encode MP/s"]
     note = "Mean PSNR is over lossy pictures; exact ones have none. Rejected images are not in this table."
-    return Section("By codec", table=Table(head, table, frozenset({0, 1})), notes=[note])
+    return Section("By codec", [note], Table(head, table, frozenset({0, 1})))
 
 
 def _by_format(holdings: Holdings) -> Section:

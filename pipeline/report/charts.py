@@ -10,9 +10,11 @@ import numpy as np
 
 from pipeline.metrics.bd import ms_ssim_db
 from pipeline.report import svg
+from pipeline.report.compare import Estimate
 from pipeline.report.published import Published
 
 DOTS_UP_TO = 120
+ROW_PX = 46
 PERCENTILES = (5, 25, 50, 75, 95)
 
 
@@ -48,9 +50,17 @@ class Line:
 
 
 def rate_quality(
-    title: str, note: str, y_title: str, lines: Sequence[Line], published: Sequence[tuple[Published, Sequence[float]]]
+    title: str,
+    note: str,
+    y_title: str,
+    lines: Sequence[Line],
+    published: Sequence[tuple[Published, Sequence[float]]] = (),
+    level: tuple[float, str] | None = None,
 ) -> Chart | None:
-    """Quality over bits per pixel on a logarithmic axis; None when nothing can be drawn."""
+    """Quality over bits per pixel on a logarithmic axis; None when nothing can be drawn.
+
+    `level` is a horizontal line: (value, words).
+    """
     shown = [(line, [p for p in line.points if math.isfinite(p[1])]) for line in lines]
     measured = [point for _, points in shown for point in points]
     if not measured:
@@ -59,6 +69,7 @@ def rate_quality(
     x = svg.Axis(low / 1.12, high * 1.12, svg.LEFT, svg.WIDTH - svg.RIGHT, log=True)
     near = [(p, _within(p.bpp, values, x)) for p, values in published]
     heights = [p[1] for p in measured] + [value for _, points in near for _, value in points]
+    heights += [] if level is None else [level[0]]
     y = svg.Axis(*svg.padded(heights), svg.HEIGHT - svg.BOTTOM, svg.TOP)
     marks = [
         svg.curve(at, p.name, [(x(b), y(v), _tip(p.title, b, v, y_title)) for b, v in points], "published")
@@ -70,12 +81,11 @@ def rate_quality(
     ]
     legend = [Entry(line.name, svg.legend_mark(line.style), line.name) for line, points in shown if points]
     legend += [
-        Entry(p.name, svg.legend_mark(at, "published"), f"{p.title} (published)", True)
-        for at, (p, points) in enumerate(near)
-        if points
+        Entry(p.name, svg.legend_mark(at, "published"), p.title, True) for at, (p, points) in enumerate(near) if points
     ]
     rows = [[label, f"{b:.4f}", f"{v:.3f}"] for _, points in shown for b, v, label in points]
-    inside = svg.grid(x, y, "bits per pixel", y_title) + "".join(marks)
+    inside = svg.grid(x, y, "bits per pixel", y_title) + ("" if level is None else svg.level(x, y, *level))
+    inside += "".join(marks)
     return Chart(title, note, svg.drawing(inside, title), legend, ["setting", "bpp", y_title], rows)
 
 
@@ -84,8 +94,9 @@ def _within(bpp: Sequence[float], values: Sequence[float], x: svg.Axis) -> list[
     return [(b, v) for b, v in zip(bpp, values, strict=True) if x.low <= b <= x.high]
 
 
-def _tip(label: str, bpp: float, value: float, unit: str) -> str:
-    return f"{label}: {bpp:.3f} bpp, {value:.2f} {unit.partition(',')[0]}"
+def _tip(label: str, bpp: float, value: float, y_title: str) -> str:
+    name, _, unit = y_title.partition(", ")
+    return f"{label}: {bpp:.3f} bpp, {name} {value:.2f} {unit}".rstrip()
 
 
 def published_points(published: Sequence[Published], ms_ssim: bool) -> list[tuple[Published, Sequence[float]]]:
@@ -106,23 +117,53 @@ def distribution(
     groups = [group for group in groups if np.isfinite(group[2]).any()]
     if not groups:
         return None
-    everything = np.concatenate([values[np.isfinite(values)] for _, _, values, _ in groups])
-    left = 150
-    x = svg.Axis(*svg.padded([float(everything.min()), float(everything.max())]), left, svg.WIDTH - svg.RIGHT)
-    step, height = 46, svg.TOP + 46 * len(groups) + svg.BOTTOM
-    bottom = height - svg.BOTTOM
-    parts = [_columns(x, bottom, x_title)]
+    everything = [float(value) for _, _, values, _ in groups for value in values[np.isfinite(values)]]
+    frame = _Rows([name for name, _, _, _ in groups], everything, x_title)
     rows = []
     for at, (name, style, values, names) in enumerate(groups):
-        y = svg.TOP + step * (at + 0.5)
         five = [float(v) for v in np.percentile(values[np.isfinite(values)], PERCENTILES)]
         tip = f"{name}: median {number(five[2])}; middle half {number(five[1])} to {number(five[3])}"
-        parts.append(svg.text(left - 10, y + 4, name, "end"))
-        parts.append(svg.box(x, y, style, five, tip))
-        parts += _dots(x, y, style, values, names, number) if len(values) <= DOTS_UP_TO else []
+        y = frame.middle(at)
+        dots = _dots(frame.x, y, style, values, names, number) if len(values) <= DOTS_UP_TO else []
+        frame.parts += [svg.box(frame.x, y, style, five, tip), *dots]
         rows.append([name, *(number(value) for value in five)])
     head = ["codec", *(f"{p} %" for p in PERCENTILES)]
-    return Chart(title, note, svg.drawing("".join(parts), title, height), (), head, rows)
+    return Chart(title, note, frame.drawing(title), (), head, rows)
+
+
+def intervals(
+    title: str, note: str, x_title: str, found: Sequence[tuple[str, int, Estimate]], words: Callable[[Estimate], str]
+) -> Chart | None:
+    """A mark with its 95 % interval for each (name, style, estimate), and a line at zero."""
+    if not found:
+        return None
+    spans = [
+        (each.value if each.low is None else each.low, each.value if each.high is None else each.high)
+        for _, _, each in found
+    ]
+    frame = _Rows([name for name, _, _ in found], [0.0, *(end for span in spans for end in span)], x_title)
+    frame.parts.append(svg.zero(frame.x, frame.bottom))
+    for at, ((name, style, each), span) in enumerate(zip(found, spans, strict=True)):
+        frame.parts.append(svg.interval(frame.x, frame.middle(at), style, each.value, span, f"{name}: {words(each)}"))
+    rows = [[name, words(each)] for name, _, each in found]
+    return Chart(title, note, frame.drawing(title), (), ["codec", x_title], rows)
+
+
+class _Rows:
+    """The frame of a chart with one row per codec: names on the left, numbers along the bottom."""
+
+    def __init__(self, names: Sequence[str], values: Sequence[float], x_title: str) -> None:
+        left = 30 + 9 * max(len(name) for name in names)
+        self.x = svg.Axis(*svg.padded(values), min(left, 230), svg.WIDTH - svg.RIGHT)
+        self.bottom = svg.TOP + ROW_PX * len(names)
+        self.parts = [_columns(self.x, self.bottom, x_title)]
+        self.parts += [svg.text(self.x.start - 10, self.middle(at) + 4, name, "end") for at, name in enumerate(names)]
+
+    def middle(self, at: int) -> float:
+        return svg.TOP + ROW_PX * (at + 0.5)
+
+    def drawing(self, label: str) -> str:
+        return svg.drawing("".join(self.parts), label, self.bottom + svg.BOTTOM)
 
 
 def _columns(x: svg.Axis, bottom: float, title: str) -> str:
@@ -144,12 +185,3 @@ def _dots(
         for at, (name, value) in enumerate(zip(names, values, strict=True))
         if math.isfinite(value)
     ]
-
-
-def agreement(lines: Sequence[Line], note: str, baseline: float | None) -> Chart | None:
-    """Share of images on which the classifier says the same as of the source, over bits per pixel."""
-    chart = rate_quality("What a classifier still sees", note, "top-1 agreement, %", lines, [])
-    if chart is None or baseline is None:
-        return chart
-    words = f"{chart.note} On the sources themselves the classifier is right on {baseline:.1f} % of the images."
-    return Chart(chart.title, words, chart.drawing, chart.legend, chart.head, chart.rows)

@@ -133,6 +133,15 @@ def saved_with_interval(at: AtQuality, seed: int = 0) -> Estimate:
     return Estimate(at.saved_pct, float(low), float(high))
 
 
+def mean_with_interval(values: np.ndarray, seed: int = 0) -> Estimate:
+    """Mean of one value per image."""
+    if len(values) < 2:
+        return Estimate(float(values.mean()))
+    outcomes = [mean[0] for mean in _redrawn_means(values[:, None], seed)]
+    low, high = np.percentile(outcomes, [LOW_PCT, HIGH_PCT])
+    return Estimate(float(values.mean()), float(low), float(high))
+
+
 def mpx_per_s(found: Measured, milliseconds: np.ndarray) -> float:
     """Megapixels a second of one process over all settings; `milliseconds` is (images, settings)."""
     made = np.isfinite(milliseconds)

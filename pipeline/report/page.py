@@ -14,17 +14,21 @@ from pipeline.report.gallery import Exhibit
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table; `wide` columns (by index) hold words and are aligned left, the others are numbers."""
+    """A table; `wide` columns (by index) hold words and are aligned left, the others are numbers.
+
+    `marks` are drawings (SVG) that stand before the first cell of each row, as in the legend of the charts.
+    """
 
     head: Sequence[str]
     rows: Sequence[Sequence[str]]
     wide: frozenset[int] = frozenset({0})
     marked: int | None = None  # a row to stand out
+    marks: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A heading with whatever belongs under it, in the order of these fields."""
+    """A heading with whatever belongs under it, in the order of these fields; notes are folded under `more`."""
 
     title: str
     text: Sequence[str] = ()
@@ -32,6 +36,7 @@ class Section:
     charts: Sequence[Chart] = ()
     exhibits: Sequence[Exhibit] = ()
     facts: Sequence[tuple[str, str]] = ()
+    more: str = "How to read this"
     notes: Sequence[str] = ()
 
 

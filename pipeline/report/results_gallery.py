@@ -17,7 +17,7 @@ from pipeline.report.gallery import Specimen, Wanted
 from pipeline.report.page import Section
 
 if TYPE_CHECKING:
-    from pipeline.report.results_page import Study
+    from pipeline.report.study import Study
 
 
 def galleries(study: Study) -> list[Section]:

@@ -118,10 +118,10 @@ def legend_mark(style: int, kind: str = "") -> str:
     )
 
 
-def drawing(inside: str, label: str, height: int = HEIGHT) -> str:
+def drawing(inside: str, label: str, height: float = HEIGHT) -> str:
     """The whole chart; focusable, so that arrow keys walk its points."""
     return (
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {height}" role="img" tabindex="0" aria-label="{escape(label)}">'
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {height:g}" role="img" tabindex="0" aria-label="{escape(label)}">'
         f"{inside}</svg>"
     )
 
@@ -138,6 +138,29 @@ def box(x: Axis, y: float, style: int, five: Sequence[float], tip: str, half: fl
         f'<rect x="{p25:.1f}" y="{y - half:.1f}" width="{width:.1f}" height="{2 * half:.1f}"/>'
         f'<line class="median" x1="{p50:.1f}" x2="{p50:.1f}" y1="{y - half:.1f}" y2="{y + half:.1f}"/></g>'
     )
+
+
+def interval(x: Axis, y: float, style: int, value: float, span: Sequence[float], tip: str) -> str:
+    """A mark at `value` on a line from one end of `span` to the other, at height `y`."""
+    low, high = (x(end) for end in span)
+    return (
+        f'<g class="pt span c{style % 7}" data-x="{x(value):.1f}" data-y="{y:.1f}" data-tip="{escape(tip)}">'
+        f'<line x1="{low:.1f}" x2="{high:.1f}" y1="{y:.1f}" y2="{y:.1f}"/>'
+        f'<line x1="{low:.1f}" x2="{low:.1f}" y1="{y - 5:.1f}" y2="{y + 5:.1f}"/>'
+        f'<line x1="{high:.1f}" x2="{high:.1f}" y1="{y - 5:.1f}" y2="{y + 5:.1f}"/>'
+        f"{marker(MARKERS[style % len(MARKERS)], x(value), y, 6.0)}</g>"
+    )
+
+
+def zero(x: Axis, bottom: float) -> str:
+    return f'<line class="zero" x1="{x(0):.1f}" x2="{x(0):.1f}" y1="{TOP}" y2="{bottom:.1f}"/>'
+
+
+def level(x: Axis, y: Axis, value: float, words: str) -> str:
+    """A horizontal line across the chart with words above its left end."""
+    at = y(value)
+    line = f'<line class="zero" x1="{x.start:.1f}" x2="{x.stop:.1f}" y1="{at:.1f}" y2="{at:.1f}"/>'
+    return line + text(x.start + 6, at - 5, words, "start")
 
 
 def dot(x: float, y: float, style: int, tip: str) -> str:

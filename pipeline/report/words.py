@@ -29,6 +29,12 @@ def interval(found: Estimate) -> str:
     return f"{found.value:+.1f} % ({found.low:+.1f} to {found.high:+.1f})"
 
 
+def share(found: Estimate) -> str:
+    """A mean of zeros and ones: "65.0 % (55.0 to 74.0)" """
+    span = "" if found.low is None or found.high is None else f" ({100 * found.low:.1f} to {100 * found.high:.1f})"
+    return f"{100 * found.value:.1f} %{span}"
+
+
 def size(count: float) -> str:
     """Bytes in units of 1000, as storage is sold."""
     for unit, step in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):

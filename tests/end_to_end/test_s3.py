@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import storage
-from pipeline.archive import open_archive
+from pipeline.archive import open_archive, results
 from tests.conftest import SECRET_KEY, S3Server
 from tests.end_to_end.conftest import small_photo
 
@@ -42,6 +42,41 @@ def test_a_bucket_is_recompressed_restored_and_verified(s3_server: S3Server, tmp
 
     records = [item.uri for item in storage.list_files(f"{archive}/runs", {".json"})]
     said = done.stdout + done.stderr + "".join(storage.read_bytes(uri).decode() for uri in records)
+    assert SECRET_KEY not in said
+
+
+def test_results_and_pages_lie_in_a_bucket(s3_server: S3Server, tmp_path: Path):
+    bucket = s3_server.bucket("evaluated")
+    for n in range(3):
+        storage.write_atomic(f"{bucket}/in/{n}.jpg", small_photo(n))
+    codecs = "codecs=[{name: jpeg, qualities: [10, 30, 60, 90]}, {name: webp, qualities: [10, 30, 60, 90]}]"
+    order = [
+        "evaluate",
+        "--source",
+        f"{bucket}/in/",
+        "--results",
+        f"{bucket}/results",
+        codecs,
+        "report.worst=1",
+        "--json",
+    ]
+    done = shardpress(*order)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["rows"] == 24
+    assert len(results.read(f"{bucket}/results")) == 24
+    page = storage.read_bytes(f"{bucket}/results/report.html").decode()
+    assert "BD-rate against jpeg" in page
+    assert page.count('class="compare"') == 2  # the sources are read from the bucket again
+
+    done = shardpress(*order)
+    assert json.loads(done.stdout)["rows"] == 0, done.stderr
+    here = tmp_path / "page.html"
+    done = shardpress("report", "--results", f"{bucket}/results", "--anchor", "webp", "--out", str(here))
+    assert done.returncode == 0, done.stderr
+    assert "BD-rate against webp" in here.read_text()
+    said = page + "".join(
+        storage.read_bytes(item.uri).decode() for item in storage.list_files(f"{bucket}/results/runs")
+    )
     assert SECRET_KEY not in said
 
 

@@ -11,24 +11,12 @@ import torch
 
 from pipeline.errors import ConfigError
 from pipeline.nn.vision import Classifier, torchvision
+from tests.nn.made import strongest_channel
 
 
 @pytest.fixture(scope="module")
 def network() -> torch.nn.Module:
-    """Generated weights under which the class is the strongest colour channel in the middle of the picture."""
-    torch.manual_seed(0)
-    model = torchvision().models.get_model("squeezenet1_1", num_classes=3)
-    for parameter in model.parameters():
-        torch.nn.init.zeros_(parameter)
-    first = model.features[0]
-    first.weight.data[:3] = torch.eye(3)[:, :, None, None] / 9
-    for module in model.features.children():
-        if hasattr(module, "squeeze"):
-            channels = min(3, module.squeeze.weight.shape[0])
-            module.squeeze.weight.data[range(channels), range(channels)] = 1
-            module.expand1x1.weight.data[range(channels), range(channels)] = 1
-    model.classifier[1].weight.data[range(3), range(3)] = 1
-    return model.eval()
+    return strongest_channel(3)
 
 
 def picture(channel: int, height: int = 300, width: int = 400) -> np.ndarray:

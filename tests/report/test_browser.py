@@ -24,10 +24,11 @@ def test_a_desk_sees_it_whole(page):
     with opened(page) as browser:
         assert browser.get_log("browser") == []
         assert "Codecs compared" in browser.title
-        assert browser.execute_script("return document.querySelectorAll('svg.chart').length") == 3
+        assert browser.execute_script("return document.querySelectorAll('svg.chart').length") == 4
         broken = "return [...document.images].filter(i => !i.complete || !i.naturalWidth).length"
         assert browser.execute_script(broken) == 0
         _slider_moves(browser)
+        _slider_is_dragged(browser)
         _hover_shows_values(browser)
         _arrow_keys_walk_the_points(browser)
         _legend_hides_a_curve(browser)
@@ -44,18 +45,35 @@ def _slider_moves(browser):
     slider.send_keys(Keys.HOME)
     assert browser.execute_script("return document.querySelector('.compare').style.getPropertyValue('--at')") == "0%"
     assert browser.execute_script(shown) != before
+    for _ in range(3):
+        slider.send_keys(Keys.ARROW_RIGHT)
+    assert browser.execute_script("return document.querySelector('.compare').style.getPropertyValue('--at')") == "3%"
+    outlined = "return getComputedStyle(document.activeElement.closest('.compare')).outlineStyle"
+    assert browser.execute_script(outlined) == "solid"
+
+
+def _slider_is_dragged(browser):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.by import By
+
+    slider = browser.find_element(By.CSS_SELECTOR, ".compare input")
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", slider)
+    ActionChains(browser).move_to_element(slider).click_and_hold().move_by_offset(60, 0).release().perform()
+    at = browser.execute_script("return document.querySelector('.compare').style.getPropertyValue('--at')")
+    assert 55 < float(at.rstrip("%")) < 95
 
 
 def _hover_shows_values(browser):
     from selenium.webdriver.common.action_chains import ActionChains
     from selenium.webdriver.common.by import By
 
-    point = browser.find_element(By.CSS_SELECTOR, "svg.chart .curve .pt")
+    point = browser.find_element(By.CSS_SELECTOR, "svg.chart .curve:not(.published) .pt")
     browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", point)
     ActionChains(browser).move_to_element(point).perform()
     tip = browser.find_element(By.ID, "tip")
     assert tip.is_displayed()
     assert "bpp" in tip.text
+    assert browser.execute_script("return document.querySelectorAll('svg.single .curve.hot').length") == 1
     ActionChains(browser).move_to_element(browser.find_element(By.TAG_NAME, "h1")).perform()
     assert not tip.is_displayed()
 
@@ -87,8 +105,15 @@ def _legend_hides_a_curve(browser):
 def test_a_phone_needs_no_sideways_scrolling_in_the_dark(page):
     with opened(page, width=400, height=800, dark=True) as browser:
         assert browser.execute_script("return document.documentElement.scrollWidth") <= 400
+        table = browser.execute_script(
+            "const s = document.querySelector('.scroll'); s.scrollLeft = 300;"
+            "return [s.scrollWidth > s.clientWidth, s.querySelector('tbody td').getBoundingClientRect().left]"
+        )
+        assert table[0], "a table this wide needs its own scrolling"
+        assert 0 <= table[1] < 20, "the names of codecs stay beside their numbers"
         background = browser.execute_script("return getComputedStyle(document.body).backgroundColor")
         assert background == "rgb(20, 23, 26)"
-        height = "return Math.min(...[...document.querySelectorAll('svg.chart')].map(s => s.clientHeight))"
-        assert browser.execute_script(height) > 150
+        smallest = "return Math.min(...[...document.querySelectorAll('svg.chart text')].map(t => t.getBBox().height))"
+        scale = "const s = document.querySelector('svg.chart'); return s.clientWidth / s.viewBox.baseVal.width"
+        assert browser.execute_script(smallest) * browser.execute_script(scale) > 12, "words in charts can be read"
         assert browser.get_log("browser") == []

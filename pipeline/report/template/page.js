@@ -3,8 +3,16 @@
   const tip = document.getElementById("tip");
   const REACH = 28;
 
+  // One curve stands out from the others while a mark or its legend entry is looked at.
+  function single(svg, curve) {
+    svg.querySelectorAll(".hot").forEach((other) => other.classList.remove("hot"));
+    svg.classList.toggle("single", Boolean(curve));
+    if (curve) curve.classList.add("hot");
+  }
+
   function show(svg, point) {
     svg.querySelectorAll(".on").forEach((other) => other.classList.remove("on"));
+    single(svg, point && point.closest(".curve"));
     if (!point) { tip.hidden = true; return; }
     point.classList.add("on");
     tip.textContent = point.dataset.tip;
@@ -47,15 +55,16 @@
   }
 
   for (const button of document.querySelectorAll(".legend button")) {
+    const svg = button.closest("figure").querySelector("svg.chart");
+    const kind = "published" in button.dataset;
+    const own = [...svg.querySelectorAll(".curve")].find((curve) =>
+      curve.dataset.name === button.dataset.name && curve.classList.contains("published") === kind);
+    for (const look of ["pointerenter", "focus"]) button.addEventListener(look, () => single(svg, own));
+    for (const away of ["pointerleave", "blur"]) button.addEventListener(away, () => single(svg, null));
     button.addEventListener("click", () => {
       const on = button.getAttribute("aria-pressed") !== "true";
       button.setAttribute("aria-pressed", String(on));
-      const kind = "published" in button.dataset;
-      for (const curve of button.closest("figure").querySelectorAll(".curve")) {
-        if (curve.dataset.name === button.dataset.name && curve.classList.contains("published") === kind) {
-          curve.classList.toggle("off", !on);
-        }
-      }
+      own.classList.toggle("off", !on);
     });
   }
 
