@@ -25,6 +25,8 @@ JOBS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code of the job named first. Jobs are imported when called: each brings its own weight."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["help"] and len(arguments) == 2:
+        arguments = [arguments[1], "--help"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_usage())
         return 0 if arguments else 2
@@ -49,7 +51,8 @@ def _usage() -> str:
 
 {jobs}
 
-every job: --help with examples, --quiet, most: --json; places are paths or s3://bucket/prefix
+every job: --help with examples, --quiet; most: --json; places are paths or s3://bucket/prefix
+exit code: 0 the work is done, 1 it could not be done, 2 wrong arguments or config
   shardpress recompress --source photos --archive archive
   shardpress encode photo.jpg"""
 

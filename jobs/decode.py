@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from jobs import cli, files
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -17,10 +16,11 @@ if TYPE_CHECKING:
 
 def decode(
     names: Annotated[
-        list[str], typer.Argument(metavar="IN... [OUT]", help="Payloads, globs, s3:// or - ; OUT or a folder.")
+        list[str], typer.Argument(metavar="IN [OUT]", help="Payloads, globs, s3:// or - ; OUT or a folder.")
     ],
     format: Annotated[str, typer.Option(help="Without OUT: png, jpeg, webp, avif, tiff, jpeg2000.")] = "png",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that differ.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")] = False,
 ) -> int:
     """Decode payloads, as `encode` writes them, to picture files: .png, .jpg, .webp, .avif, .tif, .jp2.
 
@@ -30,23 +30,23 @@ def decode(
 
     if format not in export.SUFFIXES:
         raise ConfigError(f"--format {format}: expected one of {', '.join(export.SUFFIXES)}")
-    problems, jobs = 0, files.pairs(names, export.SUFFIXES[format])
-    to_stdout = any(out == files.STREAM for _, out in jobs)
+    jobs = files.pairs(names, export.SUFFIXES[format])
     formats = {out: format if out == files.STREAM else _format_of(out) for _, out in jobs}
-    for source, out in jobs:
-        try:
-            data = files.read(source)
-            with files.named(source):
-                image = _decoded(data)
-            files.write(out, export.save(image, formats[out]), source, overwrite)
-        except PipelineError as error:
-            if len(jobs) == 1:
-                raise
-            problems += 1
-            cli.warn(str(error))
-        else:
-            print(f"{out}: {image.width}x{image.height} px", file=sys.stderr if to_stdout else sys.stdout)
-    return cli.FAILED if problems else cli.OK
+    return files.each(jobs, lambda source, out: _decode_one(source, out, formats[out], overwrite), _line, json)
+
+
+def _decode_one(source: str, out: str, file_format: str, overwrite: bool) -> dict[str, Any]:
+    from pipeline.imaging import export
+
+    data = files.read(source)
+    with files.named(source):
+        image = _decoded(data)
+    files.write(out, export.save(image, file_format), source, overwrite)
+    return {"out": out, "width": image.width, "height": image.height}
+
+
+def _line(done: dict[str, Any]) -> str:
+    return f"{done['out']}: {done['width']}x{done['height']} px"
 
 
 def _format_of(out: str) -> str:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from jobs import cli, encoding, files
-from pipeline.errors import ConfigError, PipelineError
 
 
 def encode(
     names: Annotated[
-        list[str], typer.Argument(metavar="IN... [OUT]", help="Files, globs, s3:// or - ; OUT or a folder.")
+        list[str], typer.Argument(metavar="IN [OUT]", help="Files, globs, s3:// or - ; OUT or a folder.")
     ],
     quality: Annotated[float | None, typer.Option(help="0 to 100; 60 when nothing is asked.")] = None,
     psnr_db: Annotated[float | None, typer.Option(help="Target instead of a quality.")] = None,
@@ -32,26 +30,10 @@ def encode(
     asked = any(value is not None for value in (quality, psnr_db, ms_ssim, bpp))
     rate = {"quality": quality if asked else 60.0, "psnr_db": psnr_db, "ms_ssim": ms_ssim, "bpp": bpp}
     jobs = files.pairs(names, encoding.OWN_SUFFIX.get(codec or "cnn", ".spx"))
-    to_stdout = any(out == files.STREAM for _, out in jobs)
-    if to_stdout and json:
-        raise ConfigError("--json: stdout is where the payload goes; name an OUT")
     coders = encoding.coders([out for _, out in jobs], codec, rate)
-    done: list[dict[str, Any]] = []
-    problems = 0
-    for source, out in jobs:
-        try:
-            done.append(encoding.encode_one(source, out, coders[out], overwrite))
-        except PipelineError as error:
-            if len(jobs) == 1:
-                raise
-            problems += 1
-            cli.warn(str(error))
-        else:
-            if not json:
-                print(encoding.line(done[-1]), file=sys.stderr if to_stdout else sys.stdout)
-    if json:
-        cli.print_json(done[0] if len(jobs) == 1 else done)
-    return cli.FAILED if problems else cli.OK
+    return files.each(
+        jobs, lambda source, out: encoding.encode_one(source, out, coders[out], overwrite), encoding.line, json
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

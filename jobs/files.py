@@ -11,8 +11,10 @@ import contextlib
 import os
 import posixpath
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
+from jobs import cli
 from pipeline import storage
 from pipeline.errors import ConfigError, PipelineError
 
@@ -37,6 +39,35 @@ def pairs(names: Sequence[str], suffix: str) -> list[tuple[str, str]]:
         if targets.count(target) > 1 and target != STREAM:
             raise ConfigError(f"{source}: another file would also become {target}; name OUT for each of them")
     return made
+
+
+def each(
+    jobs: Sequence[tuple[str, str]],
+    run: Callable[[str, str], dict[str, Any]],
+    line: Callable[[dict[str, Any]], str],
+    json: bool,
+) -> int:
+    """Runs every (source, target), tells of each, and gives the exit code; of several files one may fail.
+
+    Words go to stderr where the data goes to stdout. Raises ConfigError for --json there.
+    """
+    to_stdout = any(out == STREAM for _, out in jobs)
+    if to_stdout and json:
+        raise ConfigError("--json: stdout is where the data goes; name an OUT")
+    done = []
+    for source, out in jobs:
+        try:
+            done.append(run(source, out))
+        except PipelineError as error:
+            if len(jobs) == 1:
+                raise
+            cli.warn(str(error))
+        else:
+            if not json:
+                print(line(done[-1]), file=sys.stderr if to_stdout else sys.stdout)
+    if json:
+        cli.print_json(done[0] if len(jobs) == 1 else done)
+    return cli.OK if len(done) == len(jobs) else cli.FAILED
 
 
 def read(name: str) -> bytes:

@@ -81,6 +81,10 @@ def test_json_is_an_object_for_one_and_a_list_for_several(folder: Path, capsys: 
     assert json.loads(capsys.readouterr().out)["out"] == "a.webp"
     assert encode.main(["a.jpg", "b.jpg", "c.jpg", "--codec", "avif", "--json"]) == 0
     assert [each["codec"] for each in json.loads(capsys.readouterr().out)] == ["avif"] * 3
+    assert decode.main(["a.webp", "a.png", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"out": "a.png", "width": 64, "height": 48}
+    assert decode.main(["a.webp", "-", "--json"]) == 2
+    assert "name an OUT" in capsys.readouterr().err
 
 
 def test_quiet_prints_nothing_but_errors(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

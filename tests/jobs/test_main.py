@@ -26,6 +26,12 @@ def test_help_fits_one_screen(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(any(line.startswith(f"  {job} ") for line in lines) for job in JOBS)
 
 
+def test_help_of_a_job_is_asked_for_in_two_ways(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["help", "decode"]) == main(["decode", "--help"]) == 0
+    first, second = capsys.readouterr().out.split("Usage: ")[1:]
+    assert first == second
+
+
 def test_a_misspelt_job_names_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["recompres"]) == 2
     assert "did you mean recompress?" in capsys.readouterr().err
