@@ -212,7 +212,10 @@ def _read_yaml(path: str) -> dict[str, Any]:
 def _split_override(text: str) -> tuple[str, Any]:
     key, sign, value = text.partition("=")
     if not sign or not key.strip():
-        raise ConfigError(f"override {text!r}: expected key=value, such as codec.quality=60")
+        raise ConfigError(
+            f"override {text!r}: expected key=value, such as codec.quality=60; places have flags of their own, see "
+            "--help, and globs want quotes"
+        )
     try:
         return key.strip(), yaml.safe_load(value)
     except yaml.YAMLError:
