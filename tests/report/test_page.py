@@ -40,7 +40,8 @@ def test_it_is_one_file_that_asks_nobody(html):
     "said",
     [
         "BD-rate against jpeg", "5 images (1 more could not be coded by every codec)", "USD saved a month, per TB",
-        "VTM (H.266)", "InterDigitalInc/CompressAI", "Worst by quality: cnn", "Bits per block of", "How much smaller", "Least saved: cnn",
+        "VTM (H.266)", "InterDigitalInc/CompressAI", "Worst by quality: cnn", "Bits per block of",
+        "How much smaller", "Least saved: cnn",
         "rejected", "python -m jobs.evaluate", "95 % bootstrap", "mean of per-image RGB PSNR", "MS-SSIM", "a processor",
     ],
 )  # fmt: skip
