@@ -11,6 +11,7 @@ from pipeline.codecs.base import Codec
 from pipeline.config import CodecSection, RecompressConfig, ResourcesSection, SourceSection
 from pipeline.errors import ConfigError
 from pipeline.execution.cluster import Resources, require_shared
+from pipeline.execution.limits import Limits
 from pipeline.execution.recompression import Order
 from pipeline.sources import Source, open_source
 from pipeline.stages.decode import Decode
@@ -36,6 +37,7 @@ def order_of(config: RecompressConfig) -> Order:
         floor=Floor(config.floor.psnr_db, config.floor.ms_ssim),
         decode=Decode(config.limits.pixels, config.limits.cmyk),
         resources=resources_of(config.resources),
+        limits=Limits(config.limits.seconds, config.limits.memory_mb),
         retry=tuple(config.retry),
         batch_mpx=config.resources.batch_mpx,
         decode_apart=config.resources.decode == "tasks",

@@ -13,8 +13,6 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import pyarrow as pa
-
 from jobs.pictures import Decoders
 from pipeline import storage
 from pipeline.archive import Archive, StoredImage, audit, open_archive, sweep
@@ -26,6 +24,7 @@ from pipeline.execution.spread import spread
 from pipeline.records import REJECTED
 from pipeline.stages.originals import Original, check_shard, current, originals, version_of
 from pipeline.stages.readback import compare, read_back
+from pipeline.storage.parquet import DAMAGE
 
 
 @dataclass
@@ -169,7 +168,7 @@ def _hashed(uri: str, expected: list[str], newest: Collection[str]) -> list[Find
         return list(check_rows(uri, expected, newest))
     except StoreUnavailable:
         raise
-    except (PipelineError, pa.ArrowException, OSError, KeyError) as error:
+    except (PipelineError, *DAMAGE) as error:
         return [Finding("damaged data", uri, f"cannot be read: {error}", True, tuple(newest))]
 
 

@@ -90,6 +90,11 @@ class LimitsSection(Section):
     cmyk: bool = False  # true: CMYK pictures may be stored as RGB by lossy codecs
 
 
+class RecompressLimits(LimitsSection):
+    seconds: float | None = Field(default=1800, gt=0)  # of one image in one step; its row says so when it takes longer
+    memory_mb: int | None = Field(default=8192, ge=64)  # of one image, beyond what its process holds anyway
+
+
 class PageSection(Section):
     out: str | None = None  # report.html beside what it reports on when unset
     price_per_gb_month: float | None = Field(default=None, ge=0)
@@ -112,7 +117,7 @@ class RecompressConfig(Section):
     error_budget: float = Field(default=1.0, ge=0, le=1)
     retry: list[Annotated[str, Field(pattern=RETRY)]] = []
     resources: RecompressResources = RecompressResources()
-    limits: LimitsSection = LimitsSection()
+    limits: RecompressLimits = RecompressLimits()
     report: PageSection | None = None  # a page of the whole archive at the end of the run; none when unset
     log: Literal["off", "parts", "images"] = "off"  # lines of JSON on stderr, one per committed part or image
 

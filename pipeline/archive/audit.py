@@ -24,7 +24,7 @@ from pipeline.archive.parts import PartRecord, data_uri, metrics_uri, part_of
 from pipeline.archive.schema import METRICS_SCHEMA
 from pipeline.errors import ArchiveError, PipelineError, StorageError, StoreUnavailable
 from pipeline.records import REJECTED, SourceItem
-from pipeline.storage.parquet import open_parquet
+from pipeline.storage.parquet import DAMAGE, open_parquet
 
 # A worker that lost its driver may still be between its two writes; an hour is far more than that takes.
 GRACE_S = 3600.0
@@ -170,7 +170,7 @@ def _check_data(
             yield from check_rows(uri, rows["image_id"].to_pylist(), set(lost))
         except StoreUnavailable:
             raise  # an outage is no damage
-        except (pa.ArrowException, OSError, KeyError, PipelineError) as error:
+        except (*DAMAGE, PipelineError) as error:
             detail = f"{len(rows)} committed images cannot be read: {error}{replaced}"
             yield Finding("damaged data", uri, detail, bool(lost), lost)
 
@@ -179,7 +179,7 @@ def check_rows(uri: str, expected: list[str], newest: Collection[str]) -> Iterat
     """Compares a data part with the image ids of its metrics part, and every payload with its SHA-256.
 
     Raises:
-        PipelineError, OSError, KeyError or ArrowException: it cannot be read.
+        PipelineError or one of DAMAGE: it cannot be read.
     """
     found: list[str] = []
     with storage.open_read(uri) as stream:

@@ -21,12 +21,11 @@ from pipeline.archive.parts import PartRecord, data_uri, part_of
 from pipeline.archive.schema import DATA_SCHEMA, METRICS_SCHEMA, STATUSES, conform
 from pipeline.errors import ArchiveError, StorageError, StoreUnavailable
 from pipeline.records import REJECTED
-from pipeline.storage.parquet import open_parquet
+from pipeline.storage.parquet import DAMAGE, open_parquet
 
 _THREADS = 16
 _NEWEST_BY = ("image_id", "committed_at", "status", "part")
 _BUFFER_BYTES = 128 << 10
-_DAMAGE = (pa.ArrowException, OSError, KeyError)
 _CHECK = "look at it with `python -m jobs.verify`"
 
 
@@ -80,10 +79,11 @@ def read_part(uri: str, columns: Collection[str]) -> tuple[PartRecord, pa.Table]
         file = open_parquet(pa.BufferReader(data))
         present = [name for name in file.schema_arrow.names if name in columns]
         table = file.read(columns=present, use_threads=False)
-    except (pa.ArrowException, OSError) as error:
+        table = conform(table, pa.schema([each for each in METRICS_SCHEMA if each.name in columns]))
+        metadata = file.schema_arrow.metadata
+    except DAMAGE as error:
         raise ArchiveError(f"{uri}: not a readable metrics part ({error}); {_CHECK}") from None
-    record = PartRecord.from_metadata(file.schema_arrow.metadata, uri)
-    return record, conform(table, pa.schema([each for each in METRICS_SCHEMA if each.name in columns]))
+    return PartRecord.from_metadata(metadata, uri), table
 
 
 def metrics(archive: str, columns: Collection[str] | None = None, newest: bool = True) -> pa.Table:
@@ -158,7 +158,7 @@ def _of_part(
             for group in range(file.num_row_groups):
                 try:
                     found = _wanted_rows(file, group, wanted)
-                except _DAMAGE as error:
+                except DAMAGE as error:
                     problem = error
                     continue
                 for row in found:
@@ -168,7 +168,7 @@ def _of_part(
                         _tell(error, on_error)
     except StoreUnavailable:
         raise  # an outage is no damage
-    except (*_DAMAGE, StorageError) as error:
+    except (*DAMAGE, StorageError) as error:
         problem = error
     if wanted:
         text = str(problem) if isinstance(problem, ArchiveError) else f"{uri}: cannot be read ({problem}); {_CHECK}"
@@ -191,7 +191,9 @@ def _tell(problem: LostRows, on_error: OnError | None) -> None:
 
 
 def _stored(found: dict[str, Any], metrics_row: dict[str, Any], uri: str) -> StoredImage:
-    if hashlib.sha256(found["payload"]).hexdigest() != found["payload_sha256"]:
+    if missing := [name for name in DATA_SCHEMA.names if name not in found]:
+        raise LostRows(f"{uri}: has no column {missing[0]!r}; {_CHECK}", (metrics_row,))
+    if hashlib.sha256(found["payload"] or b"").hexdigest() != found["payload_sha256"]:
         text = f"{uri}: the payload of {found['image_id']} does not have its SHA-256; {_CHECK}"
         raise LostRows(text, (metrics_row,))
     own = {name: found[name] for name in DATA_SCHEMA.names if name != "payload_sha256"}

@@ -18,6 +18,7 @@ from pipeline.archive import Archive, RunLock, Unit, create_or_open, plan
 from pipeline.codecs.base import Codec, SplitCodec
 from pipeline.execution import cluster, flow
 from pipeline.execution.cluster import Resources
+from pipeline.execution.limits import Limits
 from pipeline.execution.telemetry import OFF, Telemetry
 from pipeline.execution.ticket import Ticket
 from pipeline.sources import Source
@@ -36,6 +37,7 @@ class Order:
     floor: Floor = field(default_factory=Floor)
     decode: Decode = field(default_factory=Decode)
     resources: Resources = field(default_factory=Resources)
+    limits: Limits = field(default_factory=Limits)
     retry: Sequence[str] = ()
     batch_mpx: float = 2.0
     decode_apart: bool = False
@@ -155,6 +157,7 @@ def _ticket(order: Order, archive: Archive, run_id: str) -> Ticket:
         batch_mpx=order.batch_mpx,
         threads=cluster.threads_per_actor(order.resources),
         apart=order.decode_apart,
+        limits=order.limits,
     )
 
 

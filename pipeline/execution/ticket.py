@@ -6,7 +6,7 @@ import functools
 import json
 import os
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pipeline.archive import Archive
 from pipeline.codecs import registry
@@ -15,6 +15,7 @@ from pipeline.codecs.original import Original
 from pipeline.errors import ConfigError
 from pipeline.execution import node_weights
 from pipeline.execution.guard import Probe
+from pipeline.execution.limits import Limits, bounded
 from pipeline.records import Outcome
 from pipeline.sources import Source
 from pipeline.stages.analyse import Analyse
@@ -33,6 +34,7 @@ class Ticket:
     split    the first codec is learned: its accelerator half runs in the actor pool.
     apart    decoding is not done by that pool but by tasks before it, on nodes of their own.
     threads  of the accelerator half, on a CPU.
+    limits   of time and memory for one image.
     """
 
     archive_uri: str
@@ -46,6 +48,7 @@ class Ticket:
     batch_mpx: float = 2.0
     threads: int = 1
     apart: bool = False
+    limits: Limits = field(default_factory=Limits)
 
 
 class Steps:
@@ -75,17 +78,22 @@ class Steps:
         """`work` with its pixels or its outcome; nothing to do where it came with them."""
         if work.outcome is not None or (work.picture is not None and has_pixels(work.picture)):
             return work
-        with trace.timed(DECODE):
+        with trace.timed(DECODE), bounded(self.ticket.limits):
             return self.decode(work.source)
 
     def analysed(self, works: Iterable[Work], trace: Trace) -> Iterator[Work]:
-        for work in self.analyse(self.decoded(work, trace) for work in works):
+        stream = self.analyse(self.decoded(work, trace) for work in works)
+        while True:
+            with bounded(self.ticket.limits):
+                work = next(stream, None)
+            if work is None:
+                return
             trace.add(ANALYSE, work.analyse_ms / 1e3)
             yield work
 
     def outcome(self, work: Work, trace: Trace) -> Outcome:
         work = work if work.picture else self.decoded(work, trace)
-        with trace.timed(ENCODE):
+        with trace.timed(ENCODE), bounded(self.ticket.limits):
             return self.encode(work)
 
     def kept(self, work: Work, reason: str) -> Outcome:
@@ -110,7 +118,7 @@ class CarefulSteps:
 
     def decoded(self, work: Work, trace: Trace) -> Work:
         if (deadly := self._cause("decode", work)) is not None:
-            return rejected(work.source, _crash("decoding", deadly))
+            return rejected(work.source, self._crash("decoding", deadly))
         return self._steps.decoded(work, trace)
 
     def analysed(self, works: Iterable[Work], trace: Trace) -> Iterator[Work]:
@@ -120,14 +128,14 @@ class CarefulSteps:
                 continue
             decoded = self.decoded(work, trace)
             shell = shell_of(decoded.picture) if decoded.picture else None
-            yield decoded if decoded.outcome else replace(decoded, picture=shell, note=_crash("analysis", cause))
+            yield decoded if decoded.outcome else replace(decoded, picture=shell, note=self._crash("analysis", cause))
 
     def outcome(self, work: Work, trace: Trace) -> Outcome:
         if work.outcome is not None or (cause := self._cause("outcome", work)) is None:
             return self._steps.outcome(work, trace)
         if (deadly := self._cause("decode", work)) is not None:
-            return self._steps.outcome(rejected(work.source, _crash("decoding", deadly)), trace)
-        return self._steps.kept(work, _crash("coding", cause) + "; original used")
+            return self._steps.outcome(rejected(work.source, self._crash("decoding", deadly)), trace)
+        return self._steps.kept(work, self._crash("coding", cause) + "; original used")
 
     def close(self) -> None:
         for probe in self._probes.values():
@@ -136,9 +144,10 @@ class CarefulSteps:
     def _cause(self, step: str, work: Work) -> str | None:
         return self._probes[step].cause_of_death(work)
 
-
-def _crash(doing: str, cause: str) -> str:
-    return f"{doing} this image crashed the process ({cause})"
+    def _crash(self, doing: str, cause: str) -> str:
+        if "SIGALRM" in cause:
+            return f"{doing} this image took longer than limits.seconds={self._steps.ticket.limits.seconds:g}"
+        return f"{doing} this image crashed the process ({cause})"
 
 
 def _pickled(ticket: Ticket, step: str) -> bytes:

@@ -30,10 +30,10 @@ from pipeline.sources.base import (
     printable,
 )
 from pipeline.sources.formats import IMAGE_SUFFIXES, PARQUET_SUFFIXES
-from pipeline.storage.parquet import open_parquet
+from pipeline.storage.parquet import DAMAGE, open_parquet
 
 IMAGE_COLUMN_NAMES = frozenset({"image", "images", "img", "image_bytes", "bytes", "content", "data"}) | IMAGE_SUFFIXES
-_READ_ERRORS = (PipelineError, OSError, EOFError, ValueError, pa.ArrowException)
+_READ_ERRORS = (PipelineError, EOFError, *DAMAGE)
 _STREAM_BUFFER_BYTES = 4 << 20
 
 

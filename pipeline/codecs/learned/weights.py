@@ -22,6 +22,15 @@ from pipeline.entropy.tables import FrequencyTables
 from pipeline.errors import BitstreamError, ConfigError
 from pipeline.nn import integer
 
+_MALFORMED = (
+    KeyError,
+    ValueError,
+    TypeError,
+    OverflowError,
+    AttributeError,
+    RecursionError,
+    safetensors.SafetensorError,
+)
 KIND = "mean-scale-hyperprior"
 FOLDER = resources.files("pipeline.codecs.learned") / "weights"
 
@@ -56,27 +65,62 @@ def parse(data: bytes) -> FrozenModel:
     """
     try:
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-        meta = json.loads(header["shardpress"])
+        meta = dict(json.loads(header["shardpress"]))
         arrays = safetensors.numpy.load(data)
-    except (KeyError, ValueError, TypeError, OverflowError, safetensors.SafetensorError) as error:
+        kind, spec, skip_below = meta.get("kind"), dict(meta.get("spec", {})), int(meta.get("skip_below", 0))
+    except _MALFORMED as error:
         raise BitstreamError(f"weights: not a shardpress model file ({error}); fetch it again") from error
-    if meta.get("kind") != KIND:
-        raise BitstreamError(f"weights: found a model of kind {meta.get('kind')!r}; this codec reads {KIND!r}")
+    if kind != KIND:
+        raise BitstreamError(f"weights: found a model of kind {kind!r}; this codec reads {KIND!r}")
     missing = {"log2_base", "log2_sigma_z", "tables.frequencies", "tables.reaches"} - arrays.keys()
     if missing:
         raise BitstreamError(f"weights: {', '.join(sorted(missing))} missing; the file is damaged, fetch it again")
+    _require_consistent(arrays, spec)
     tables = FrequencyTables(arrays["tables.frequencies"], arrays["tables.reaches"])
     if len(tables) != integer.INDEX_COUNT:
         raise BitstreamError(f"weights: {len(tables)} frequency tables; expected {integer.INDEX_COUNT}")
     return FrozenModel(
         sha256=hashlib.sha256(data).hexdigest(),
-        spec=meta["spec"],
+        spec=spec,
         arrays=arrays,
         tables=tables,
         h_s=integer.load_layers(arrays),
-        skip_below=int(meta["skip_below"]),
+        skip_below=skip_below,
         card=meta.get("card", {}),
     )
+
+
+def _require_consistent(arrays: Mapping[str, np.ndarray], spec: Mapping[str, Any]) -> None:
+    """Raises BitstreamError unless what symbols depend on is made of integers whose shapes fit one another."""
+    hyper, latent = spec.get("hyper"), spec.get("latent")
+    try:
+        z, y = (_integers(arrays, name, 2).shape[1] for name in ("log2_sigma_z", "log2_base"))
+        _integers(arrays, "tables.frequencies", 1), _integers(arrays, "tables.reaches", 1)
+        _integers(arrays, "h_s.compression", 1)
+        conv1, up1, conv2, up2, out = (_layer_sizes(arrays, name) for name in integer.LAYER_NAMES)
+    except (KeyError, ValueError) as error:
+        raise BitstreamError(f"weights: {error}; the file is damaged, fetch it again") from None
+    wanted = (z, y, conv1[1], up1[1], 4 * conv2[1], up2[1], 4 * out[1], out[0])
+    if wanted != (hyper, latent, z, conv1[0], up1[0], conv2[0], up2[0], 2 * y):
+        raise BitstreamError(f"weights: found sizes {wanted} that do not fit one another; the file is damaged")
+
+
+def _layer_sizes(arrays: Mapping[str, np.ndarray], name: str) -> tuple[int, int]:
+    """(out, in) channels of a layer of h_s."""
+    weight = _integers(arrays, f"h_s.{name}.weight", 3)
+    if _integers(arrays, f"h_s.{name}.bias", 1).shape != weight.shape[1:2]:
+        raise ValueError(f"h_s.{name}.bias does not fit its weight")
+    shift = arrays[f"h_s.{name}.shift"]
+    if shift.size != 1 or not 0 <= shift.item() < 64:
+        raise ValueError(f"h_s.{name}.shift is {shift.tolist()}, expected one of 0 to 63")
+    return weight.shape[1], weight.shape[2]
+
+
+def _integers(arrays: Mapping[str, np.ndarray], name: str, axes: int) -> np.ndarray:
+    found = arrays[name]
+    if found.dtype.kind not in "iu" or found.ndim != axes or found.size == 0:
+        raise ValueError(f"{name} is {found.dtype} {found.shape}, expected integers along {axes} axes")
+    return found
 
 
 def serialise(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> bytes:

@@ -1,0 +1,60 @@
+"""A model of a few channels with random weights, so that one round of fuzzing takes a millisecond and no torch."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from pipeline.codecs.base import Symbols
+from pipeline.codecs.learned import symbols, weights
+from pipeline.entropy.tables import freeze, logistic_pmf
+from pipeline.nn import integer
+
+HYPER, LATENT, WIDTH = 2, 3, 4
+
+
+@functools.cache
+def file() -> bytes:
+    """Its weights file."""
+    random = np.random.default_rng(0)
+    tables = freeze([logistic_pmf(integer.sigma_of_index(i), min(3 + i, 20)) for i in range(integer.INDEX_COUNT)])
+    arrays = {
+        "log2_base": random.integers(-500, 2000, (5, LATENT)).astype(np.int32),
+        "log2_sigma_z": random.integers(-500, 2000, (5, HYPER)).astype(np.int32),
+        "tables.frequencies": tables.frequencies.astype(np.int32),
+        "tables.reaches": tables.reaches,
+        "h_s.compression": np.arange(256, dtype=np.int32),
+    }
+    shapes = {"conv1": (9, WIDTH, HYPER), "up1": (1, 4 * WIDTH, WIDTH), "conv2": (9, WIDTH, WIDTH)}
+    shapes |= {"up2": (1, 4 * WIDTH, WIDTH), "out": (1, 2 * LATENT, WIDTH)}
+    for name, shape in shapes.items():
+        arrays[f"h_s.{name}.weight"] = random.integers(-30, 30, shape).astype(np.int16)
+        arrays[f"h_s.{name}.bias"] = random.integers(-99, 99, shape[1]).astype(np.int32)
+        arrays[f"h_s.{name}.shift"] = np.array(4, dtype=np.int32)
+    return weights.serialise(arrays, {"spec": {"hyper": HYPER, "latent": LATENT}, "skip_below": 2})
+
+
+@functools.cache
+def model() -> weights.FrozenModel:
+    return weights.parse(file())
+
+
+def payload(height_px: int = 70, width_px: int = 90, quality_centi: int = 6000, reach: int = 60) -> bytes:
+    """Random symbols under it, escapes among them."""
+    random, grid = np.random.default_rng(reach), symbols.Grid.of(height_px, width_px)
+    z = random.integers(-3, 3, (HYPER, grid.z_height, grid.z_width)).astype(np.int16)
+    y = random.integers(-reach, reach, (LATENT, grid.height, grid.width)).astype(np.int16)
+    made = Symbols(model().model_id, height_px, width_px, False, quality_centi, _skipped(y, z, quality_centi), z)
+    return symbols.entropy_encode(model(), made)
+
+
+def _skipped(y: np.ndarray, z: np.ndarray, quality_centi: int) -> np.ndarray:
+    """y as it is coded: zero where the scale index says that nothing is."""
+    grid = symbols.Grid(y.shape[1], y.shape[2], z.shape[1], z.shape[2])
+    base = symbols.y_base(model(), quality_centi)
+    for band in grid.bands():
+        offset, _ = band.hyper(model().h_s, z.astype(np.float64))
+        index = integer.index_of(integer.fixed_log2_sigma(base, offset))
+        y[:, band.rows][index < model().skip_below] = 0
+    return y
