@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help install demo test lint bench browser tools eval docs constraints clean
+.PHONY: help install soak fuzz audit demo test lint bench browser tools eval docs constraints capacity clean
 
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -53,8 +53,21 @@ docs: install ## API reference from docstrings, in build/docs
 constraints: install ## constraints.txt: the versions that the tests passed with
 	$(BIN)/pip freeze --exclude-editable | grep -E '^[A-Za-z0-9_.-]+==' | sed -E 's/\+cpu$$//' | LC_ALL=C sort -f > constraints.txt
 
+soak: install ## kills and store faults for MINUTES (60), then a table of what was injected and found
+	$(BIN)/python -m tests.soak --minutes $(or $(MINUTES),60)
+
+fuzz: install ## every reader of bytes for SECONDS (600) each, then a table
+	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),600)
+
+audit: install ## known vulnerabilities of what is installed
+	$(BIN)/pip-audit --skip-editable
+
 bench: install ## pipeline efficiency, memory and start-up, as ratios
 	$(BIN)/python -m tests.benchmarks.pipeline
+
+capacity: install ## what images, parts and plans cost here, into infra/costs.json and infra/CAPACITY.md; takes a while
+	$(BIN)/python -m tests.benchmarks.costs --out infra/costs.json
+	$(BIN)/python -m infra.capacity --write
 
 clean: ## remove what the targets made
 	rm -rf $(VENV) demo results build dist *.egg-info

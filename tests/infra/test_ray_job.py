@@ -14,7 +14,7 @@ import yaml
 
 from pipeline.archive import open_archive
 from tests.end_to_end.conftest import small_photo
-from tests.infra.head import ROOT, Head, json_of, running
+from tests.infra.head import LIMIT_S, ROOT, Head, json_of, running
 
 pytestmark = pytest.mark.ray
 UPLOAD_LIMIT = 16 << 20  # weights are the bulk of it
@@ -65,12 +65,12 @@ def test_a_job_runs_from_a_small_upload_and_its_summary_and_exit_code_come_throu
 
 
 def test_a_stopped_job_leaves_an_archive_that_the_next_one_finishes(head, tmp_path):
-    images = 64 * 6
-    source, archive = photos(tmp_path / "in", images, 480), tmp_path / "archive"
+    images = 64 * 5
+    source, archive = photos(tmp_path / "in", images, 320), tmp_path / "archive"
     # A target is searched for picture by picture, which leaves time to stop it.
     job = nightly(source, archive, "codec.target.psnr_db=36", "floor.psnr_db=20")
     [name] = set(re.findall(r"raysubmit_\w+", head.submit(*job, wait=False).stdout))
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + LIMIT_S
     while not list(archive.glob("metrics/*.parquet")):
         assert time.monotonic() < deadline, head.ray("job", "logs", "--address", head.address, name).stdout
         time.sleep(0.1)
@@ -101,7 +101,7 @@ def test_every_metric_of_dashboard_and_alerts_is_exported(head, tmp_path):
 
     gateway = Counters()
     gateway.answered(200, 0.1)
-    named, deadline = named_metrics(), time.monotonic() + 200
+    named, deadline = named_metrics(), time.monotonic() + LIMIT_S
     assert len(named) > 10
     source = photos(tmp_path / "in", 64 * 3, 240)
     [job] = set(re.findall(r"raysubmit_\w+", head.submit(*nightly(source, tmp_path / "archive"), wait=False).stdout))
