@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from pipeline.training.loop import Trainer
 
 
+RECIPE = ("lr", "matrix_lr_scale", "batch", "crop_px", "large_crop_px", "large_from", "ema_decay", "seed", "init_from")
+"""What a model's card says of its run, beside time and data."""
+
+
 def train(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[key=value ...]", show_default=False)] = None,
     config: Annotated[str | None, typer.Option(help="YAML file; see configs/train/.")] = None,
@@ -85,6 +89,8 @@ def _export(settings: TrainConfig, trainer: Trainer, photos: list[Any]) -> Path:
         "training_minutes": round(trainer.elapsed_s / 60, 1),
         "photos": len(photos),
         "megapixels": round(sum(p.shape[0] * p.shape[1] for p in photos) / 1e6, 1),
+        "device": str(trainer.device),
+        "recipe": {name: getattr(settings.run, name) for name in RECIPE},
     }
     data = export(settings.run.model, trainer.ema.weights, photos[: settings.calibration_photos], card)
     path = Path(settings.out) / f"{hashlib.sha256(data).hexdigest()[:16]}.safetensors"

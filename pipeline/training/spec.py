@@ -27,8 +27,8 @@ class TrainSpec:
     crop_px: int = 256
     large_crop_px: int = 512
     large_from: float = 0.85
-    lr: float = 3e-3
-    matrix_lr_scale: float = 4.0
+    lr: float = 1.5e-3
+    matrix_lr_scale: float = 3.0
     warmup_steps: int = 300
     clip_norm: float = 0.2
     ema_decay: float = 0.999
