@@ -1,4 +1,4 @@
-"""Every query of RECIPES.md is run on an archive and on results made here, and means what its question asks."""
+"""Every query of the READMEs is run on an archive and on results made here, and means what its question asks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-import pipeline.archive
 from pipeline.archive import create_or_open, results
 from pipeline.archive.parts import PartMeta
 from pipeline.archive.results import ResultMeta
@@ -19,8 +18,12 @@ from pipeline.stages.decode import Decode
 from pipeline.stages.encode import Encode, Floor
 from tests.stages.pictures import file_of, noise, smooth, source_of
 
-RECIPES = Path(pipeline.archive.__file__).with_name("RECIPES.md").read_text(encoding="utf-8")
-QUERIES = re.findall(r"^([A-Z][^\n]*\n?[^\n]*)\n\n```sql\n(.*?)```", RECIPES, flags=re.DOTALL | re.MULTILINE)
+ROOT = Path(__file__).parents[1]
+OF_ARCHIVES, OF_RESULTS = (
+    re.findall(r"^-- ([A-Z][^\n]*)\n(SELECT [^\n]*;)$", (ROOT / name).read_text(encoding="utf-8"), flags=re.MULTILINE)
+    for name in ("README.md", "jobs/README.md")
+)
+QUERIES = OF_ARCHIVES + OF_RESULTS
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +62,9 @@ def asked(folder: Path, question: str) -> list[dict[str, Any]]:
     return [dict(zip(answer.columns, row, strict=True)) for row in answer.fetchall()]
 
 
-def test_there_are_ten_for_an_archive_and_each_is_one_line():
-    assert len(QUERIES) == 12
-    assert all(sql.count("\n") == 1 for _, sql in QUERIES)
+def test_there_are_ten_for_an_archive():
+    assert len(OF_ARCHIVES) == 10
+    assert len(OF_RESULTS) == 2
 
 
 @pytest.mark.parametrize("question", [words for words, _ in QUERIES], ids=range(1, len(QUERIES) + 1))
