@@ -17,8 +17,8 @@ from pipeline.report import pictures
 
 BLOCK_PX = 16
 BUDGET_BYTES = 2_200_000
-# One scale for every error map of a page, so that they can be compared: 24 of 255 levels is plainly visible.
-ERROR_TOP = 24.0
+# One scale for every error map of every page, so that they can be compared; 12 of 255 levels are plainly visible.
+ERROR_TOP = 12.0
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,6 +44,7 @@ class Exhibit:
     error: str = ""
     bits: str = ""
     bits_top: str = ""
+    error_top: str = ""
     window: dict[str, str] | None = None
     aspect: str = "1"
 
@@ -99,6 +100,7 @@ def _exhibit(found: Specimen, limit_bytes: int) -> Exhibit:
         error=pictures.heat_map(pictures.shrunk(error), ERROR_TOP),
         bits=bits,
         bits_top=bits_top,
+        error_top=f"{ERROR_TOP:g}",
         window=pictures.percentages(window, error.shape),
         aspect=f"{error.shape[1]} / {error.shape[0]}",
     )
