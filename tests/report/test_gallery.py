@@ -1,0 +1,35 @@
+"""Galleries stay small: 24 pictures of the busiest kind fit into a page of 5 MB."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from pipeline.errors import ArchiveError
+from pipeline.report import gallery
+from pipeline.report.gallery import Specimen, Wanted
+
+PAGE_BYTES, WITHOUT_PICTURES = 5_000_000, 400_000
+
+
+def test_two_galleries_of_busy_pictures_fit_into_a_page(photos):
+    busy = np.asarray(Image.open(photos[-2]).convert("RGB"))[:512, :768]
+    sink = io.BytesIO()
+    Image.fromarray(busy).save(sink, "JPEG", quality=20)
+    specimen = Specimen(busy, np.asarray(Image.open(sink)), np.random.default_rng(0).uniform(0, 900, (32, 48)))
+    fetched = []
+
+    def fetch(key: int) -> Specimen:
+        fetched.append(key)
+        if len(fetched) > 1:
+            raise ArchiveError("one is enough")
+        return specimen
+
+    lists = [[Wanted(12 * side + at, "busy", "") for at in range(12)] for side in range(2)]
+    (first, *_), _ = gallery.exhibits(lists, fetch)
+    size = sum(len(part) for part in (first.before, first.after, first.error, first.bits))
+    assert first.before.startswith("data:image/webp")
+    assert 24 * size + WITHOUT_PICTURES < PAGE_BYTES
+    assert len(fetched) == 24
