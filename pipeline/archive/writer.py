@@ -53,6 +53,7 @@ def commit(archive: str, part: str, outcomes: Sequence[Outcome], meta: PartMeta,
         lock.require_holder(archive, run_id)
         if len(data):
             storage.write_atomic(data_uri(archive, part), _data_bytes(data))
+            lock.require_holder(archive, run_id)  # again: a successor may have planned while the data part travelled
         stamp = PartRecord(part, run_id, now.isoformat(), meta).to_metadata()
         storage.write_atomic(metrics_uri(archive, part), _metrics_bytes(metrics.replace_schema_metadata(stamp)))
     return _summary(part, already, outcomes, metrics)

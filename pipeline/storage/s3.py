@@ -37,6 +37,7 @@ _WAYS_OUT = {
     "NoSuchBucket": "the bucket does not exist; create it or check its name",
     "NoSuchKey": "no such object; check bucket and key",
     "404": "no such object or bucket; check both names",
+    "400": "the request was refused; mostly the session token has expired, get fresh credentials",
     "AccessDenied": "access denied; these credentials need permission for this bucket and key",
     "403": "access denied; check the credentials and their permission for this bucket and key",
     "InvalidAccessKeyId": "the access key is not known there; check AWS_ACCESS_KEY_ID and the endpoint",
@@ -50,9 +51,10 @@ _WAYS_OUT = {
 }
 _OUTAGES = {  # of the bucket, the account or the endpoint, and so of every object alike
     "NoSuchBucket", "InvalidBucketName", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken",
-    "RequestTimeTooSkewed", "NoCredentialsError", "PartialCredentialsError", "ProfileNotFound",
+    "400", "RequestTimeTooSkewed", "NoCredentialsError", "PartialCredentialsError", "ProfileNotFound",
 }  # fmt: skip
 SETTLE_S = 0.5
+READ_TIMEOUT_S = 60
 
 
 @dataclass
@@ -211,7 +213,7 @@ def _connect() -> Any:
 
     config = {
         "retries": {"total_max_attempts": 1},
-        "read_timeout": 60,
+        "read_timeout": READ_TIMEOUT_S,
         "connect_timeout": 10,
         "max_pool_connections": 32,
         # rclone sends the checksum of the whole object with a range of it, which botocore then finds wrong.

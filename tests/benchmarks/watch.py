@@ -67,6 +67,11 @@ class _Process:
     cpu_s: float
 
 
+def tree_of(root: int) -> list[int]:
+    """Process ids of `root` and all its descendants."""
+    return [one.pid for one in _tree(root)]
+
+
 def _tree(root: int) -> list[_Process]:
     """`root` and all its descendants."""
     children: dict[int, list[_Process]] = {}

@@ -30,7 +30,7 @@ from pipeline.records import ENCODED, Distortion, Outcome, Picture, SourceImage,
 from pipeline.sources.tar import TarDamage, decompressed, members
 from tests.fuzz import tiny
 
-PIXELS, MEMORY_MB = 1 << 20, 2048
+PIXELS, MEMORY_MB = 1 << 16, 2048
 CLASSIC = ("jpeg", "webp", "avif", "jpeg2000", "jxl", "jxl-lossless")
 
 
