@@ -10,6 +10,7 @@ import functools
 import inspect
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -70,6 +71,11 @@ def json_only(wanted: bool) -> Iterator[None]:
     """With --json, whatever prints on stdout in between (Ray does) goes to stderr."""
     with contextlib.redirect_stdout(sys.stderr) if wanted else contextlib.nullcontext():
         yield
+
+
+def command_line(job: str) -> str:
+    """What was typed to start this job, for the record of its run."""
+    return shlex.join(["python", "-m", f"jobs.{job}", *sys.argv[1:]])
 
 
 def print_json(summary: Any) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
@@ -43,9 +41,8 @@ def _run(settings: EvaluateConfig, quiet: bool) -> EvaluationReport:
     from jobs.evaluation_orders import order_of
     from pipeline.execution.evaluation import evaluate as run
 
-    command = shlex.join(["python", "-m", "jobs.evaluate", *sys.argv[1:]])
     with _shown(quiet) as show:
-        return run(order_of(settings, command), show)
+        return run(order_of(settings, cli.command_line("evaluate")), show)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ from pipeline.stages.decode import Decode
 from pipeline.stages.encode import ORIGINAL, Floor
 
 
-def order_of(config: RecompressConfig) -> Order:
+def order_of(config: RecompressConfig, command: str = "") -> Order:
     """Raises ConfigError for what only shows when the parts are put together."""
     source_uri, archive_uri = storage.absolute(config.source.uri), storage.absolute(config.archive.uri)
     if f"{source_uri.rstrip('/')}/".startswith(f"{archive_uri.rstrip('/')}/"):
@@ -42,6 +42,7 @@ def order_of(config: RecompressConfig) -> Order:
         batch_mpx=config.resources.batch_mpx,
         decode_apart=config.resources.decode == "tasks",
         log=config.log,
+        command=command,
         config=config.model_dump(mode="json"),
     )
 

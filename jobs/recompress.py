@@ -48,7 +48,7 @@ def _run(settings: RecompressConfig, quiet: bool) -> tuple[Report, bool]:
     from pipeline.execution.recompression import recompress as run
 
     with progress.shown(quiet) as show:
-        report = run(order_of(settings), show)
+        report = run(order_of(settings, cli.command_line("recompress")), show)
     if not quiet:
         tables.show(report)
     within_budget = report.rejected_share <= settings.error_budget

@@ -60,8 +60,8 @@ def evaluate(order: EvaluationOrder, progress: Callable[[Count], None]) -> Evalu
         shards = order.source.items_are_shards
         units = plan(items, list(settings), done, shards=shards, sample=order.sample, seed=order.seed)
         ticket = _ticket(order, run_id)
-        lock.counters.update({"command": order.command, "commit": machine.commit(), "machine": machine.described()})
-        lock.counters.update({"listed": len(items), "units": len(units), "threads": ticket.threads})
+        lock.counters.update(machine.conditions(order.command) | {"threads": ticket.threads})
+        lock.counters.update({"listed": len(items), "units": len(units)})
         lock.counters["settings"] = {name: setting.to_dict() for name, setting in settings.items()}
         for count in measuring.run(units, ticket, order.resources):
             total = total + count

@@ -23,6 +23,11 @@ def described() -> dict[str, Any]:
     return {name: value for name, value in found.items() if value is not None}
 
 
+def conditions(command: str) -> dict[str, Any]:
+    """What the record of a run says about how its numbers were made."""
+    return {"command": command, "commit": commit(), "machine": described()}
+
+
 def commit() -> str | None:
     """The commit of the checkout this package runs from, with a + when files differ; None for an installed package."""
     folder = Path(__file__).resolve().parents[2]

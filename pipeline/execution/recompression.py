@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.archive import Archive, RunLock, Unit, create_or_open, plan
 from pipeline.codecs.base import Codec, SplitCodec
-from pipeline.execution import cluster, flow
+from pipeline.execution import cluster, flow, machine
 from pipeline.execution.cluster import Resources
 from pipeline.execution.limits import Limits
 from pipeline.execution.telemetry import OFF, Telemetry
@@ -42,6 +42,7 @@ class Order:
     batch_mpx: float = 2.0
     decode_apart: bool = False
     log: str = OFF
+    command: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -94,12 +95,14 @@ def recompress(order: Order, progress: Progress) -> Report:
         shards = order.source.items_are_shards
         units = plan(archive, items, order.spec, retry=order.retry, shards=shards)
         planned = None if shards and units else sum(len(unit.items) for unit in units)
+        ticket = _ticket(order, archive, run_id)
+        lock.counters.update(machine.conditions(order.command) | {"threads": ticket.threads})
         lock.counters.update({"listed": len(items), "planned": planned, "planning_s": _since(started)})
         telemetry = Telemetry(archive, run_id, len(units), order.resources.actors, order.log)
         telemetry.event("run started", listed=len(items), planned=planned, units=len(units))
         progress(Tally(), planned)
         total, parts = Tally(), list[str]()
-        for tally in flow.run(units, _ticket(order, archive, run_id), order.resources):
+        for tally in flow.run(units, ticket, order.resources):
             total = total + tally
             parts += [tally.part] if tally.part else []
             telemetry.part(tally, total)

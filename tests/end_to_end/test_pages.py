@@ -24,6 +24,8 @@ def test_a_night_ends_with_one_file_about_everything_in_the_archive(fill, tmp_pa
         assert page.count('class="compare"') == 2 * 2
         assert 'src="http' not in page
     assert "a month" in page
+    for said in ("python -m jobs.recompress", "cpus: ", "ray 2", "for learned codecs"):
+        assert said in page
 
 
 def test_a_page_goes_where_it_is_told_and_none_is_written_unasked(fill, tmp_path, capsys):
