@@ -59,8 +59,8 @@ soak: install ## kills and store faults for MINUTES (60), then a table of what w
 fuzz: install ## every reader of bytes for SECONDS (600) each, then a table
 	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),600)
 
-audit: install ## known vulnerabilities of what is installed
-	$(BIN)/pip-audit --skip-editable
+audit: install ## known vulnerabilities of the pinned dependencies
+	$(BIN)/pip-audit --strict --disable-pip --no-deps -r constraints.txt
 
 bench: install ## pipeline efficiency, memory and start-up, as ratios
 	$(BIN)/python -m tests.benchmarks.pipeline

@@ -27,6 +27,9 @@ _QUIET = {
     "RAY_worker_niceness": "0",  # 15 unless told: whoever wants a polite job can say `nice`
 }
 
+# Ray listens on all interfaces unless it believes to be where firewalls ask about that; it reads this when imported.
+_LOOPBACK = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+
 
 @dataclass(frozen=True)
 class Resources:
@@ -81,6 +84,8 @@ def connected(resources: Resources) -> Iterator[None]:
         ConfigError: the actor pool and one task beside it do not fit.
         PipelineError: Ray does not start or cannot be reached.
     """
+    if not inside_cluster():
+        os.environ.setdefault(*_LOOPBACK)
     import ray
 
     ours = not ray.is_initialized()
