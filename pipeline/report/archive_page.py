@@ -23,7 +23,7 @@ from pipeline.report.page import Page, Section, Table
 
 _COLUMNS = (
     "image_id", "source_uri", "source_version", "source_format", "source_bytes", "width", "height", "status", "reason",
-    "codec", "model_id", "payload_bytes", "bpp", "mse", "psnr_db", "ms_ssim", "encode_ms",
+    "codec", "model_id", "payload_bytes", "bpp", "mse", "psnr_db", "ms_ssim", "encode_ms", "part",
 )  # fmt: skip
 
 
@@ -153,7 +153,7 @@ class Stored:
 
     def __call__(self, i: int) -> Specimen:
         row = self._rows[i]
-        stored = self._archive.payload(row["image_id"])
+        (stored,) = self._archive.stored([row])
         codec = self._decoder(stored.codec, stored.model_id)
         try:
             picture, _ = originals.picture(row["source_uri"], row["source_version"])
