@@ -41,7 +41,13 @@ class Nodes:
         before = self.ids()
         cache = {"SHARDPRESS_CACHE": str(self.caches / f"{pool}-{len(before)}")}
         options = {"resources": resources, "labels": {"pool": pool}, "env_vars": cache}
-        node = self.cluster.add_node(num_cpus=cpus, object_store_memory=100 << 20, **options)
+        node = None
+        try:
+            node = self.cluster.add_node(num_cpus=cpus, object_store_memory=100 << 20, **options)
+        except Exception as slow:  # Ray raises nothing more special
+            # It gives a node 30 s to register. A loaded machine may need more, and the node joins all the same.
+            if "timed out during startup" not in str(slow):
+                raise
         _until(lambda: self.ids() - before, "the node joined")
         [found] = self.ids() - before
         return node, found
@@ -136,7 +142,7 @@ def test_one_poison_image_kills_one_worker_of_all_nodes(nodes, tmp_path):
         timeout=LIMIT_S,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    total = json.loads(done.stdout)
+    total = json.loads(done.stdout.splitlines()[-1])  # Ray tells of the dead worker before
     assert (total["encoded"], total["rejected"], total["reasons"]["rejected/crashed"]) == (3, 1, 1)
     assert len(deaths.read_text().splitlines()) == 1
 
