@@ -60,6 +60,8 @@ RECOMPRESS = ("recompress", "--source", "photos", "--archive", "archive")
         (2, (*RECOMPRESS, "codec.quality=600"), "expected a number in [0, 100]"),
         (2, ("recompress", "--source", "photos"), "set archive.uri (or --archive)"),
         (2, ("recompress", "--sourc", "photos"), "--source"),
+        (2, ("recompress", "--source", "photos/a.jpg", "photos/b.jpg"), "globs want quotes"),
+        (2, ("recompress", "photos", "archive"), "places have flags of their own"),
         (2, ("recompress", "--config", "nightly.yaml"), "nightly.yaml: No such file"),
         (1, ("recompress", "--source", "photoz", "--archive", "archive"), "photoz: found nothing at all"),
         (1, ("recompress", "--source", "home", "--archive", "archive"), "home: found nothing at all"),
