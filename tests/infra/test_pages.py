@@ -1,31 +1,19 @@
-"""The pages of infra/: every command is run, or at least linted where it needs a cluster."""
+"""The pages of infra/: what they name is there, and commands that need a cluster are at least linted.
+
+The others are run by tests/test_documents.py and tests/infra/test_ray_job.py.
+"""
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.documents import run_document
-
 INFRA = Path(__file__).parents[2] / "infra"
 BIN = Path(sys.executable).parent
-
-
-@pytest.mark.ray
-def test_every_command_of_the_operations_page_runs(tmp_path, photos, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("PATH", f"{BIN}{os.pathsep}{os.environ['PATH']}")
-    (tmp_path / "photos").mkdir()
-    shutil.copy(photos[2], tmp_path / "photos")
-    command = [BIN / "shardpress", "recompress", "--source", "photos", "--archive", "archive", "codec.name=webp", "-q"]
-    subprocess.run(command, check=True)
-    assert run_document(INFRA / "OPERATIONS.md", tmp_path, lambda: None, {}) >= 6
 
 
 @pytest.mark.parametrize("page", sorted(INFRA.glob("*.md")), ids=lambda page: page.name)
