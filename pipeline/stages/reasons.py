@@ -10,6 +10,7 @@ from pipeline.records import REJECTED
 AS_ASKED, UNDECODABLE, CODEC_FAILED = "as_asked", "undecodable", "codec_failed"
 _KINDS = {
     "crashed the process": "crashed",
+    "took longer than": "too_slow",
     "unreadable": "unreadable",
     "out of memory": "out_of_memory",
     "below the floor": "below_floor",

@@ -22,6 +22,7 @@ from pipeline.stages.reasons import kind_of
         (KEPT_ORIGINAL, "the codec of this run is original", "as_asked"),
         (REJECTED, "unreadable: s3://photos/a.jpg: no such file or object", "unreadable"),
         (REJECTED, "decoding this image crashed the process (signal 11 (SIGSEGV))", "crashed"),
+        (REJECTED, "decoding this image took longer than limits.seconds=60", "too_slow"),
         (REJECTED, "HTML page of 512 bytes, expected an image", "undecodable"),
     ],
 )
