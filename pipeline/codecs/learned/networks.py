@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pipeline.codecs.base import Symbols
-from pipeline.codecs.learned.quantise import CURVATURE, PASSES, Quantiser, pulls
+from pipeline.codecs.learned.quantise import CURVATURE, ERROR_WORTH, PASSES, Quantiser, pulls
 from pipeline.codecs.learned.symbols import Grid, mu_of, y_base
 from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.nn import integer
@@ -106,7 +106,7 @@ class Networks:
         self, rgb: np.ndarray, y_hat: Tensor, quality: Tensor, gain: Tensor, gray: bool, error_bits: Tensor
     ) -> Tensor:
         """Slope of lmbda times the decoded picture's squared error over y_hat, (M, h, w) bits a quantiser step."""
-        # error_bits is lmbda * 255^2 / (3 gain^2), so this is what a squared error of a pixel in 0..1 is worth.
+        # error_bits is in proportion to 1 / gain^2, so this is what a squared error of a pixel in 0..1 is worth.
         worth = float((error_bits * gain[0].square()).mean())
 
         def tile(top: int, bottom: int, left: int, right: int) -> Tensor:
@@ -138,12 +138,12 @@ class Networks:
         return torch.tensor([quality_centi / integer.QUALITY_UNITS], dtype=torch.float32, device=self.device)
 
     def _error_bits(self, quality_centi: int, gain: Tensor) -> Tensor:
-        """What a squared error of one quantiser step is worth in bits, (M, 1, 1): lmbda * 255^2 / (3 gain^2).
+        """What a squared error of one quantiser step is worth in bits, (M, 1, 1): about lmbda * 255^2 / (3 gain^2).
 
         The loss is bpp + lmbda * MSE with MSE over three channels, and g_s is close to orthonormal.
         """
         lmbda = HyperpriorSpec(**self.model.spec).lmbda(quality_centi / integer.QUALITY_UNITS)
-        return lmbda * 255**2 / (3 * gain.square())
+        return ERROR_WORTH * lmbda * 255**2 / (3 * gain.square())
 
     def _hyper_latents(self, y: Tensor) -> Tensor:
         """round(h_a) over tiles of y (1, M, 4 hz, 4 wz) in quantiser steps: z (N, hz, wz), integers as float64."""
