@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import ast
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tests.data_tools.made import press
 from tests.end_to_end.conftest import fill as fill
+from tests.end_to_end.conftest import small_photo
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNS_CODE = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "jsonpickle"}
@@ -74,6 +78,30 @@ def test_reading_an_archive_unpickles_nothing(tmp_path: Path, fill: Callable[...
         cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr
+
+
+class Deed:
+    """What unpickling this does."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (self.path,)
+
+
+def test_a_parquet_source_cannot_run_code(tmp_path: Path):
+    from ray.data._internal.object_extensions.arrow import ArrowPythonObjectType
+
+    deed, kind = tmp_path / "deed", ArrowPythonObjectType()
+    evil = pa.ExtensionArray.from_storage(kind, pa.array([pickle.dumps(Deed(str(deed)))], pa.large_binary()))
+    pq.write_table(pa.table({"image": [small_photo(0, 64)], "label": evil}), tmp_path / "evil.parquet")
+    read = pq.read_table(tmp_path / "evil.parquet")
+    assert read["label"].type == kind  # the type is known here, and looking at a value would unpickle it
+    archive = press(tmp_path / "evil.parquet", tmp_path / "archive", "webp")
+    assert not deed.exists()
+    [row] = archive.metrics().to_pylist()
+    assert (row["status"], "holds pickled Python objects" in row["reason"]) == ("rejected", True)
 
 
 LISTENING = """

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import io
 import os
-import pickle
 import struct
 import time
 import zlib
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -131,27 +128,3 @@ def test_an_image_that_wants_too_much_memory_costs_one_row(tmp_path: Path):
     assert rows["small.jpg"]["status"] == "encoded"
     assert rows["large.png"]["status"] == "rejected"
     assert "memory" in rows["large.png"]["reason"]
-
-
-class Deed:
-    """What unpickling this does."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, tuple[str]]:
-        return os.mkdir, (self.path,)
-
-
-def test_a_parquet_source_cannot_run_code(tmp_path: Path):
-    from ray.data._internal.object_extensions.arrow import ArrowPythonObjectType
-
-    deed, kind = tmp_path / "deed", ArrowPythonObjectType()
-    evil = pa.ExtensionArray.from_storage(kind, pa.array([pickle.dumps(Deed(str(deed)))], pa.large_binary()))
-    pq.write_table(pa.table({"image": [small_photo(0, 64)], "label": evil}), tmp_path / "evil.parquet")
-    read = pq.read_table(tmp_path / "evil.parquet")
-    assert read["label"].type == kind  # the type is known here, and looking at a value would unpickle it
-    recompress(["--source", str(tmp_path / "evil.parquet"), "--archive", str(tmp_path / "archive"), "codec.name=webp"])
-    assert not deed.exists()
-    [row] = open_archive(str(tmp_path / "archive")).metrics().to_pylist()
-    assert (row["status"], "holds pickled Python objects" in row["reason"]) == ("rejected", True)
