@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import shutil
+import signal
 import threading
 import time
 import warnings
@@ -106,15 +107,25 @@ def _connect(resources: Resources) -> None:
     loading.start()
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     try:
-        if inside_cluster():
-            ray.init(address=os.environ["RAY_ADDRESS"], logging_level=logging.ERROR, log_to_driver=False)
-        else:
-            _start_here(resources)
+        with _sigterm_kept():
+            if inside_cluster():
+                ray.init(address=os.environ["RAY_ADDRESS"], logging_level=logging.ERROR, log_to_driver=False)
+            else:
+                _start_here(resources)
     except Exception as error:  # bare Exception is what Ray raises when it does not start in time
         where = "the cluster at RAY_ADDRESS" if inside_cluster() else "a local Ray"
         raise PipelineError(f"{where} could not be reached or started: {' '.join(str(error).split())}") from error
     finally:
         loading.join()
+
+
+@contextmanager
+def _sigterm_kept() -> Iterator[None]:
+    """Ray's C++ half takes SIGTERM for itself, and the run would die without a word in its record."""
+    handler = signal.getsignal(signal.SIGTERM)
+    yield
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _start_here(resources: Resources) -> None:
