@@ -160,7 +160,7 @@ def try_step(ticket: Ticket, step: str, work: Work) -> None:
     """What the probe's child runs; only whether it survives matters."""
     steps = steps_of(ticket)
     if step == "decode":
-        steps.decode(work.source)
+        steps.decoded(Work(work.source), Trace())
     elif step == "analysed":
         list(steps.analysed([work], Trace()))
     else:
