@@ -7,12 +7,14 @@ import json
 import pytest
 
 from jobs import report
+from pipeline import storage
 from pipeline.archive import create_or_open, results
 from pipeline.archive.results import ResultMeta
 
 
 @pytest.fixture
-def few_results(tmp_path) -> str:
+def few_results(root: str) -> str:
+    """Two codecs on two images, once in a folder and once in a bucket."""
     rows = [
         {
             "image_id": image, "source_uri": f"/gone/{image}.png", "source_version": "1", "source_bytes": 10_000,
@@ -25,7 +27,7 @@ def few_results(tmp_path) -> str:
         for codec, factor in (("jpeg", 1.0), ("webp", 0.75))
         for quality, size in ((10.0, 1000), (30.0, 2000), (50.0, 3500), (70.0, 6000))
     ]  # fmt: skip
-    folder = str(tmp_path / "results")
+    folder = f"{root}/results"
     results.commit(folder, ResultMeta((("/gone/a.png", "1"),), ("s",)), rows, "run")
     return folder
 
@@ -33,10 +35,14 @@ def few_results(tmp_path) -> str:
 def test_a_page_beside_the_results(few_results, capsys):
     assert report.main(["--results", few_results, "--price", "0.02"]) == 0
     assert capsys.readouterr().out == f"report: {few_results}/report.html\n"
-    with open(f"{few_results}/report.html", encoding="utf-8") as page:
-        text = page.read()
+    text = storage.read_bytes(f"{few_results}/report.html").decode()
     assert "-25.0 % (-25.0 to -25.0)" in text
     assert "no run record" in text.lower()
+
+
+def test_results_in_a_bucket_say_what_is_done(few_results):
+    assert results.done(few_results) == {("/gone/a.png", "1", None): {"s"}}
+    assert len(results.read(few_results)) == 16
 
 
 def test_a_page_of_an_archive_elsewhere(tmp_path, capsys):
