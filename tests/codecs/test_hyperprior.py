@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.codecs.learned import networks, weights
+from pipeline.codecs.learned import networks, quantise, weights
 from pipeline.codecs.learned.hyperprior import Hyperprior
 from pipeline.codecs.learned.symbols import Grid
 from pipeline.errors import BitstreamError, CodecError, ConfigError
@@ -128,11 +128,11 @@ def test_a_picture_of_many_bands_comes_back(codec, monkeypatch):
 
 
 def cost(codec: Hyperprior, picture: Picture) -> float:
-    """What training minimises, bpp + lmbda * MSE, by payload bytes and the decoded picture."""
+    """What the encoder minimises, bits + worth * lmbda * error, by payload bytes and the decoded picture."""
     payload = codec.encode(picture).payload
     height, width = picture.rgb.shape[:2]
     lmbda = HyperpriorSpec(**codec.frozen.spec).lmbda(codec.rate.quality / 100)
-    return 8 * len(payload) / (height * width) + lmbda * mse(picture.rgb, codec.decode(payload))
+    return 8 * len(payload) / (height * width) + quantise.ERROR_WORTH * lmbda * mse(picture.rgb, codec.decode(payload))
 
 
 @pytest.mark.parametrize("quality", [20.0, 50.0, 85.0])
