@@ -22,6 +22,7 @@ from pipeline.metrics.distortion import measure
 from pipeline.records import Picture, Rate
 
 EFFORTS = range(10)
+DEFAULT_EFFORT = 2
 
 if TYPE_CHECKING:
     from pipeline.codecs.learned.networks import Networks
@@ -45,14 +46,16 @@ class Hyperprior:
     lossless = False
 
     def __init__(
-        self, rate: Rate = DEFAULT_RATE, model: str | None = None, device: str = "auto", effort: int = 1
+        self, rate: Rate = DEFAULT_RATE, model: str | None = None, device: str = "auto", effort: int = DEFAULT_EFFORT
     ) -> None:
         self.rate = validate_rate(rate)
         self.device, self.effort = device, _checked_effort(effort)
         self.frozen = weights.packaged_model(model or weights.default_model_id())
 
     @classmethod
-    def from_weights(cls, data: bytes, rate: Rate = DEFAULT_RATE, device: str = "auto", effort: int = 1) -> Hyperprior:
+    def from_weights(
+        cls, data: bytes, rate: Rate = DEFAULT_RATE, device: str = "auto", effort: int = DEFAULT_EFFORT
+    ) -> Hyperprior:
         """The codec with the model in the bytes of a weights file, such as an archive carries."""
         codec = cls.__new__(cls)
         codec.rate, codec.device, codec.frozen = validate_rate(rate), device, weights.parse(data)
