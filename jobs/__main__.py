@@ -17,6 +17,7 @@ JOBS = {
     "evaluate": "codecs x qualities over a data set, as a table and a page",
     "report": "one page: of an evaluation, or of what an archive holds",
     "train": "fit a codec",
+    "models": "what models there are, and what their cards say",
     "serve": "a gallery and pictures of an archive over HTTP",
     "completion": "a completion script for bash, zsh or fish",
 }

@@ -19,6 +19,7 @@ def decode(
         list[str], typer.Argument(metavar="IN [OUT]", help="Payloads, globs, s3:// or - ; OUT or a folder.")
     ],
     format: Annotated[str, typer.Option(help="Without OUT: png, jpeg, webp, avif, tiff, jpeg2000.")] = "png",
+    model: Annotated[str | None, typer.Option(help="The file of a model that does not come with the package.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that differ.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")] = False,
 ) -> int:
@@ -28,6 +29,10 @@ def decode(
     """
     from pipeline.imaging import export
 
+    if model is not None:
+        from pipeline.codecs.learned import weights
+
+        weights.open_model(model)
     if format not in export.SUFFIXES:
         raise ConfigError(f"--format {format}: expected one of {', '.join(export.SUFFIXES)}")
     jobs = files.pairs(names, export.SUFFIXES[format])

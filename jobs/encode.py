@@ -11,14 +11,13 @@ from jobs import cli, encoding, files
 
 
 def encode(
-    names: Annotated[
-        list[str], typer.Argument(metavar="IN [OUT]", help="Files, globs, s3:// or - ; OUT or a folder.")
-    ],
+    names: Annotated[list[str], typer.Argument(metavar="IN [OUT]", help="Files, globs, s3:// or - ; OUT or a folder.")],
     quality: Annotated[float | None, typer.Option(help="0 to 100; 60 when nothing is asked.")] = None,
     psnr_db: Annotated[float | None, typer.Option(help="Target instead of a quality.")] = None,
     ms_ssim: Annotated[float | None, typer.Option(help="Target instead of a quality.")] = None,
     bpp: Annotated[float | None, typer.Option(help="Target instead of a quality.")] = None,
     codec: Annotated[str | None, typer.Option(help="Overrules the suffix: cnn, jxl, jxl-lossless, ...")] = None,
+    model: Annotated[str | None, typer.Option(help="Id or file of a model; its codec unless --codec says.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that differ.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")] = False,
 ) -> int:
@@ -29,8 +28,9 @@ def encode(
     """
     asked = any(value is not None for value in (quality, psnr_db, ms_ssim, bpp))
     rate = {"quality": quality if asked else 60.0, "psnr_db": psnr_db, "ms_ssim": ms_ssim, "bpp": bpp}
+    codec = encoding.codec_of_model(model) if model and codec is None else codec
     jobs = files.pairs(names, encoding.OWN_SUFFIX.get(codec or "cnn", ".spx"))
-    coders = encoding.coders([out for _, out in jobs], codec, rate)
+    coders = encoding.coders([out for _, out in jobs], codec, rate, model)
     return files.each(
         jobs, lambda source, out: encoding.encode_one(source, out, coders[out], overwrite), encoding.line, json
     )

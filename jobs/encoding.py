@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs import files
 from pipeline.errors import ConfigError
+from pipeline.nn.spec import CODECS
 
 if TYPE_CHECKING:
     from pipeline.codecs.base import Codec
@@ -20,17 +21,29 @@ SUFFIXES = {
     ".jpeg": "jpeg",
     ".jp2": "jpeg2000",
 }
+LEARNED = tuple(CODECS.values())
 OWN_SUFFIX = {codec: suffix for suffix, codec in reversed(SUFFIXES.items())} | {"jxl-lossless": ".jxl"}
+OWN_SUFFIX |= dict.fromkeys(LEARNED, ".spx")
 
 
-def coders(outs: Sequence[str], codec: str | None, rate: dict[str, float | None]) -> dict[str, Codec]:
+def codec_of_model(model: str) -> str:
+    """The codec that codes with a model, by its id or file."""
+    from pipeline.codecs.learned import weights
+
+    return CODECS[weights.packaged_model(weights.open_model(model)).kind]
+
+
+def coders(
+    outs: Sequence[str], codec: str | None, rate: dict[str, float | None], model: str | None = None
+) -> dict[str, Codec]:
     """OUT -> codec; built once for each name, before the first picture is read."""
     from pipeline.codecs import registry
     from pipeline.codecs.base import validate_rate
     from pipeline.records import Rate
 
     names = {out: codec or ("cnn" if out == files.STREAM else codec_of_suffix(out)) for out in outs}
-    built = {name: registry.build(name, validate_rate(Rate(**rate))) for name in set(names.values())}
+    options = {name: {"model": model} if model and name in LEARNED else {} for name in names.values()}
+    built = {name: registry.build(name, validate_rate(Rate(**rate)), **options[name]) for name in options}
     return {out: built[name] for out, name in names.items()}
 
 
@@ -45,7 +58,7 @@ def encode_one(source: str, out: str, coder: Codec, overwrite: bool) -> dict[str
         picture = decode(data)
         encoded = coder.encode(picture, data)
     found = measure(picture.rgb, coder.decode(encoded.payload))
-    payload = single.with_sections(encoded.payload, picture) if coder.name == "cnn" else encoded.payload
+    payload = single.with_sections(encoded.payload, picture) if coder.name in LEARNED else encoded.payload
     files.write(out, payload, source, overwrite)
     size = {"width": picture.width_px, "height": picture.height_px}
     bytes_ = {"source_bytes": len(data), "payload_bytes": len(payload)}

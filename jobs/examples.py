@@ -46,6 +46,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "train": (
         "shardpress train --config configs/train/flagship.yaml",
         "shardpress train --data photos --out .train/mine run.steps=2000",
+        "shardpress train --config configs/train/transfer.yaml --data photos workers=2",
+    ),
+    "models": (
+        "shardpress models",
+        "shardpress models .train/mine/0123456789abcdef.safetensors --json",
     ),
     "serve": (
         "shardpress serve --archive archive",

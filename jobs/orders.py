@@ -13,6 +13,7 @@ from pipeline.errors import ConfigError
 from pipeline.execution.cluster import Resources, require_shared
 from pipeline.execution.limits import Limits
 from pipeline.execution.recompression import Order
+from pipeline.nn.spec import CODECS
 from pipeline.sources import Source, open_source
 from pipeline.stages.decode import Decode
 from pipeline.stages.encode import ORIGINAL, Floor
@@ -66,10 +67,10 @@ def chain_of(section: CodecSection, fallback: list[str], device: str = "auto") -
 
 
 def codec_of(section: CodecSection, device: str = "auto") -> Codec:
-    options: dict[str, Any] = {"effort": section.effort, "model": section.model}
+    options: dict[str, Any] = {"effort": section.effort, "model": section.model, "keep": section.keep}
     if section.candidates:
         options["candidates"] = section.candidates
-    if section.name == "cnn":
+    if section.name in CODECS.values():
         options["device"] = device
     given = {name: value for name, value in options.items() if value is not None}
     return registry.build(section.name, section.rate, **given)

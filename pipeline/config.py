@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_type_hints
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from pipeline.codecs.base import validate_rate
 from pipeline.errors import ConfigError
+from pipeline.nn.spec import SPECS, ConvSpec, HyperpriorSpec, TileSpec, TransferSpec
 from pipeline.records import Rate
 from pipeline.training.spec import TrainSpec
 
@@ -48,6 +49,7 @@ class CodecSection(Section):
     target: TargetSection | None = None
     effort: int | None = None
     model: str | None = None
+    keep: float | None = Field(default=None, gt=0, le=1)  # share of channels sent; codecs with static tables
     candidates: list[str] | None = None  # codec auto: the names it may choose from
 
     @model_validator(mode="after")
@@ -122,8 +124,32 @@ class RecompressConfig(Section):
     log: Literal["off", "parts", "images"] = "off"  # lines of JSON on stderr, one per committed part or image
 
 
-class DataSection(Section):
-    uri: str = Field(min_length=1)  # a folder of photos or tar shards
+class DataSection(SourceSection):
+    validation: str | None = None  # another source, of photos to validate on; some of the training photos when unset
+    limit_mpx: float = Field(default=4000, gt=0)  # photos rest in memory, 3 MB a megapixel; what is beyond is left out
+
+
+def _kind_of(model: Any) -> str:
+    return str(model.get("kind", HyperpriorSpec.kind) if isinstance(model, dict) else model.kind)
+
+
+_UNKNOWN_KIND = {
+    "custom_error_type": "kind",
+    "custom_error_message": f"its kind is unknown; expected {', '.join(SPECS)}",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run(TrainSpec):
+    """A `TrainSpec` whose model is of the kind that `model.kind` names."""
+
+    model: Annotated[
+        Annotated[HyperpriorSpec, Tag("mean-scale-hyperprior")]
+        | Annotated[TransferSpec, Tag("transfer")]
+        | Annotated[ConvSpec, Tag("conv")]
+        | Annotated[TileSpec, Tag("tile-autoencoder")],
+        Discriminator(_kind_of, **_UNKNOWN_KIND),
+    ] = dataclasses.field(default_factory=HyperpriorSpec)
 
 
 class TrainConfig(Section):
@@ -135,7 +161,11 @@ class TrainConfig(Section):
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)
     calibration_photos: int = Field(default=64, ge=1)  # the export fits its tables on this many
-    run: TrainSpec = TrainSpec()
+    run: Run = Run()
+    workers: int = Field(default=1, ge=1)  # processes that share every batch, through Ray Train when more than one
+    gpus_per_worker: float = Field(default=0, ge=0)
+    max_failures: int = Field(default=3, ge=0)  # workers that may die; all start again at the last checkpoint
+    sweep: dict[str, list[Any]] = {}  # key -> values: every combination is trained, such as run.model.width: [16, 32]
 
 
 class EvaluatedCodec(Section):
@@ -190,14 +220,19 @@ def load(model: type[M], path: str | None, overrides: Sequence[str] = (), flags:
     """
     tree = _read_yaml(path) if path else {}
     given = dict(flags or {}) | dict(_split_override(text) for text in overrides)
+    return load_tree(model, tree, given, path or "command line")
+
+
+def load_tree(model: type[M], tree: dict[str, Any], given: Mapping[str, Any], origin: str) -> M:
+    """`tree`, as YAML gives it, with what is `given` by dotted key put in its place, checked; raises as `load`."""
     _drop_replaced_rate(tree, given)
     for key, value in given.items():
         _put(tree, key, value)
-    _refuse_unknown(model, tree, path or "command line")
+    _refuse_unknown(model, tree, origin)
     try:
         return model.model_validate(tree)
     except ValidationError as error:
-        raise ConfigError(f"{path or 'command line'}: {_first_problem(error, tree)}") from None
+        raise ConfigError(f"{origin}: {_first_problem(error, tree)}") from None
 
 
 def _read_yaml(path: str) -> dict[str, Any]:
@@ -254,9 +289,9 @@ def known_keys(model: type, prefix: str = "") -> list[str]:
     keys = []
     for name, annotation in _fields_of(model).items():
         keys.append(prefix + name)
-        section = _section_of(annotation)
-        keys += known_keys(section, f"{prefix}{name}.") if section else []
-    return keys
+        for section in _sections_of(annotation):
+            keys += known_keys(section, f"{prefix}{name}.")
+    return list(dict.fromkeys(keys))
 
 
 def _fields_of(model: type) -> dict[str, Any]:
@@ -267,11 +302,10 @@ def _fields_of(model: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(model)}  # type: ignore[arg-type]
 
 
-def _section_of(annotation: Any) -> type | None:
+def _sections_of(annotation: Any) -> list[type]:
+    """The models among the options of an annotation."""
     options = getattr(annotation, "__args__", None) or (annotation,)
-    return next(
-        (o for o in options if isinstance(o, type) and (issubclass(o, BaseModel) or dataclasses.is_dataclass(o))), None
-    )
+    return [o for o in options if isinstance(o, type) and (issubclass(o, BaseModel) or dataclasses.is_dataclass(o))]
 
 
 def _refuse_unknown(model: type[BaseModel], tree: Mapping[str, Any], origin: str) -> None:
@@ -285,9 +319,9 @@ def _keys_in(tree: Mapping[str, Any], model: type, prefix: str = "") -> list[str
     keys = []
     for name, value in tree.items():
         keys.append(f"{prefix}{name}")
-        section = _section_of(_fields_of(model).get(str(name)))
-        if section and isinstance(value, Mapping):
-            keys += _keys_in(value, section, f"{prefix}{name}.")
+        sections = _sections_of(_fields_of(model).get(str(name)))
+        if sections and isinstance(value, Mapping):
+            keys += _keys_in(value, sections[0], f"{prefix}{name}.")
     return keys
 
 
@@ -302,7 +336,8 @@ def _nearest(key: str, known: Sequence[str]) -> str:
 
 def _first_problem(error: ValidationError, tree: Mapping[str, Any]) -> str:
     problem = error.errors()[0]
-    key = ".".join(str(part) for part in problem["loc"])
+    # Which kind of model was taken is no part of what was written.
+    key = ".".join(str(part) for part in problem["loc"] if part not in SPECS)
     if problem["type"] == "missing":
         flag = f" (or --{key.removesuffix('.uri')})" if key.removesuffix(".uri") in (*_PLACES, "out") else ""
         return f"{key} is missing; set {key + '.uri' if key in _PLACES else key}{flag}"

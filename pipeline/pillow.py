@@ -59,13 +59,10 @@ class SpxImageFile(ImageFile.ImageFile):
 
     def verify(self) -> None:
         """Reads every coded symbol again, which takes no network; raises OSError when one is damaged."""
-        from pipeline.codecs.learned import symbols, weights
-
         if self._payload is None:
             raise RuntimeError("verify must be called directly after open")
         with _pillow_errors():
-            model = weights.packaged_model(container.unpack(self._payload).model_id)
-            symbols.entropy_decode(model, self._payload)
+            single.verify(self._payload)
         super().verify()
 
 

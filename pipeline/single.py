@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pipeline.bitstream import container
 from pipeline.errors import BitstreamError, CodecError, ConfigError
@@ -34,6 +34,7 @@ def encode(
     Args:
         image: mode 1, L, LA, P, PA, RGB or RGBA; EXIF orientation is applied, ICC, EXIF and XMP are kept.
         target: one of {"psnr_db": 34}, {"ms_ssim": 0.97}, {"bpp": 0.5}.
+        model: id of a packaged model of any kind, or the path or URI of a model file.
 
     Raises:
         ConfigError: quality and target both given, or out of range.
@@ -77,6 +78,11 @@ def decode(payload: bytes, *, device: str = "auto") -> Image.Image:
     )
 
 
+def verify(payload: bytes) -> None:
+    """Reads every coded symbol, which takes no network; raises BitstreamError or ConfigError as `decode` does."""
+    _codec(container.unpack(payload).model_id, "cpu", None).entropy_decode(payload)
+
+
 def picture_of(image: Image.Image) -> Picture:
     """The picture in a PIL image, by way of a PNG in memory, so that one decoder has all the rules."""
     from pipeline.imaging import export
@@ -112,11 +118,16 @@ def with_sections(payload: bytes, picture: Picture) -> bytes:
 
 @lru_cache(maxsize=4)
 def _networks_of(model: str | None, device: str) -> Hyperprior:
-    from pipeline.codecs.learned.hyperprior import Hyperprior
+    from pipeline.codecs import registry
+    from pipeline.codecs.learned import weights
+    from pipeline.nn.spec import CODECS
 
-    return Hyperprior(Rate(quality=60.0), model, device)
+    found = weights.packaged_model(weights.open_model(model) if model else weights.default_model_id())
+    codec = registry.build(CODECS[found.kind], Rate(quality=60.0), model=found.model_id, device=device)
+    return cast("Hyperprior", codec)
 
 
-def _codec(model: str | None, device: str, rate: Rate) -> Hyperprior:
-    """A codec at `rate` that shares its networks with others of the same model and device."""
-    return _networks_of(model, device).at(rate)
+def _codec(model: str | None, device: str, rate: Rate | None) -> Hyperprior:
+    """A codec that shares its networks with others of the same model and device; without a rate it builds none."""
+    codec = _networks_of(model, device)
+    return codec if rate is None else codec.at(rate)

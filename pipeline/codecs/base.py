@@ -68,6 +68,10 @@ class Symbols:
 
     y  (M, ceil(H/16), ceil(W/16)) int16, round(y - mu), zeros where the scale index says skip.
     z  (N, ceil(h/4), ceil(w/4)) int16.
+
+    A model with static tables has positions of its own size instead of 16 px, and z (1 or 7, 1, 1) is what it says of
+    the whole picture (`learned.static_symbols.Side`).
+
     quality_centi  quality * 100, an integer in [0, 10000].
     """
 

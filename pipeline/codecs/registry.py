@@ -18,6 +18,9 @@ from pipeline.records import Rate
 
 CODECS: dict[str, str] = {
     "cnn": "pipeline.codecs.learned.hyperprior:Hyperprior",
+    "transfer": "pipeline.codecs.learned.static:Transfer",
+    "tile-autoencoder": "pipeline.codecs.learned.static:TileAutoencoder",
+    "conv": "pipeline.codecs.learned.static:Conv",
     "jpeg": "pipeline.codecs.pillow:JPEG",
     "webp": "pipeline.codecs.pillow:WebP",
     "avif": "pipeline.codecs.pillow:AVIF",

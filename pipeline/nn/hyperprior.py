@@ -12,6 +12,7 @@ fitted to the KLT. Minnen, Balle & Toderici, "Joint Autoregressive and Hierarchi
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -19,7 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.nn.hyper import HyperAnalysis, HyperSynthesis
-from pipeline.nn.layers import QualityTable, lower_bound, soft_gradient_round, ste_round, upper_bound
+from pipeline.nn.klt import klt
+from pipeline.nn.layers import QualityTable, lower_bound, soft_gradient_round, ste_round, uniform_noise, upper_bound
 from pipeline.nn.spec import HyperpriorSpec
 from pipeline.nn.transforms import AnalysisTransform, SynthesisTransform
 
@@ -52,7 +54,7 @@ class MeanScaleHyperprior(nn.Module):
 
     def __init__(self, spec: HyperpriorSpec) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec, self.shard = spec, (0, 1)
         sizes = (spec.latent, spec.width)
         self.g_a = AnalysisTransform(*sizes, spec.encoder_blocks, spec.anchors)
         self.g_s = SynthesisTransform(*sizes, spec.decoder_blocks, spec.anchors)
@@ -65,6 +67,11 @@ class MeanScaleHyperprior(nn.Module):
         self.log2_gain = QualityTable(log2_gain)
         self.log2_base = QualityTable(log2_gain)
         self.log2_sigma_z = QualityTable(torch.zeros(spec.anchors, spec.hyper))
+
+    def start(self, crops: Callable[[int, int], Tensor], patches: int) -> None:
+        """Start from the KLT of `patches` patches; `crops(count, size_px)` gives (count, 3, size, size) uint8."""
+        flat = crops(patches, 16).reshape(patches, -1).cpu().numpy() / 255.0
+        self.start_from_klt(*(torch.from_numpy(a).float() for a in klt(flat)))
 
     @torch.no_grad()
     def start_from_klt(self, mean: Tensor, basis: Tensor, std: Tensor) -> None:
@@ -99,7 +106,7 @@ class MeanScaleHyperprior(nn.Module):
 
     def quantised(self, x: Tensor) -> Tensor:
         """What the rate is measured on: uniform noise in training, else the rounding that is coded."""
-        return x + torch.rand_like(x) - 0.5 if self.training else x.round()
+        return x + uniform_noise(x, self.shard) if self.training else x.round()
 
     @staticmethod
     def sigma(log2_sigma: Tensor) -> Tensor:

@@ -83,6 +83,19 @@ def upper_bound(x: Tensor, bound: float) -> Tensor:
     return -lower_bound(-x, -bound)
 
 
+def uniform_noise(x: Tensor, shard: tuple[int, int] = (0, 1)) -> Tensor:
+    """Uniform in [-1/2, 1/2), shaped like x.
+
+    `shard` is (rank, world) where x is one of `world` equal slices of a batch: all of them then get the noise that
+    the whole batch would have got in one process, given equal seeds.
+    """
+    rank, world = shard
+    if world == 1:
+        return torch.rand_like(x) - 0.5
+    whole = torch.rand_like(torch.cat([x.detach()] * world))
+    return whole[rank * len(x) : (rank + 1) * len(x)] - 0.5
+
+
 def ste_round(x: Tensor) -> Tensor:
     """round(x) forward, identity backward."""
     return x + (x.round() - x).detach()

@@ -1,16 +1,38 @@
-"""Sizes of networks, as plain values: read by configs and weights files without torch."""
+"""Sizes of networks, as plain values: read by configs and weights files without torch.
+
+Each class describes one kind of model; `kind` stands beside its fields in a weights file and selects it in a config.
+"""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
+
+from pipeline.errors import ConfigError
+
+SCALE_STEPS_PER_OCTAVE = 16
+"""Units of the scales that an input normalisation sends."""
+SCALE_BOUNDS = (-48, 16)
+"""An eighth to twice the common spread."""
 
 
 @dataclass(frozen=True)
-class HyperpriorSpec:
-    """Sizes of a `MeanScaleHyperprior`; stored beside its weights."""
-
+class _Spec:
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    def lmbda(self, quality: float) -> float:
+        """The rate-distortion trade-off at `quality` in [0, 1]: bpp + lmbda * MSE on 0..255."""
+        low, high = self.lmbda_min, self.lmbda_max  # type: ignore[attr-defined]
+        return float(low * (high / low) ** quality)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as they stand in a weights file, which names the kind beside them."""
+        return {name: value for name, value in asdict(self).items() if name != "kind"}
+
+
+@dataclass(frozen=True)
+class HyperpriorSpec(_Spec):
+    """Sizes of a `MeanScaleHyperprior`; stored beside its weights."""
 
     latent: int = 384
     width: int = 96
@@ -21,10 +43,139 @@ class HyperpriorSpec:
     anchors: int = 9
     lmbda_min: float = 0.001
     lmbda_max: float = 0.2
+    kind: Literal["mean-scale-hyperprior"] = "mean-scale-hyperprior"
 
-    def lmbda(self, quality: float) -> float:
-        """The rate-distortion trade-off at `quality` in [0, 1]: bpp + lmbda * MSE on 0..255."""
-        return self.lmbda_min * (self.lmbda_max / self.lmbda_min) ** quality
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+@dataclass(frozen=True)
+class StaticSpec(_Spec):
+    """What all models with one static table per channel and quality have (`static.StaticCompressor`).
+
+    `num_bits`: every latent is a uniform code of that many bits, and `quality` says how many channels are sent; None
+    leaves both to the entropy model.
+    """
+
+    latent: int = 192
+    anchors: int = 9
+    lmbda_min: float = 0.001
+    lmbda_max: float = 0.2
+    num_bits: int | None = None
+
+    normalise: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.num_bits is not None and not 2 <= self.num_bits <= 12:
+            raise ConfigError(f"run.model.num_bits is {self.num_bits}; expected 2 to 12, or none for an entropy model")
+
+    @property
+    def unit_px(self) -> int:
+        """Pixels along a side that one position of y stands for."""
+        return 16
+
+    @property
+    def halo_px(self) -> int:
+        """How far beyond its own pixels a position of y may act or look; a multiple of `unit_px`."""
+        return 64
+
+
+@dataclass(frozen=True)
+class TransferSpec(StaticSpec):
+    """A torchvision classifier, cut at a named layer, as the encoder; a decoder of `blocks` at an eighth."""
+
+    backbone: str = "vgg16"
+    layer: str = "features.22"
+    width: int = 96
+    blocks: int = 4
+    kind: Literal["transfer"] = "transfer"
+
+    @property
+    def halo_px(self) -> int:
+        return _halo(8 * self.blocks + 16)
+
+
+@dataclass(frozen=True)
+class PyramidSpec(StaticSpec):
+    """Convolutions and pooling, `levels` times; `width` channels at full resolution, twice as many a level deeper."""
+
+    width: int = 16
+    depth: int = 1
+    levels: int = 4
+    kernel: int = 3
+    activation: Literal["relu", "leaky-relu", "silu", "gelu", "tanh"] = "relu"
+    pooling: Literal["max", "average", "stride"] = "max"
+
+    tiled: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.levels <= 6 or 64 % self.unit_px or self.unit_px % 2**self.levels:
+            raise ConfigError(
+                f"run.model: {self.levels} levels and units of {self.unit_px} px; "
+                "expected 1 to 6 levels and a tile of 64 px or a half, a quarter ... of it, not smaller than 2^levels"
+            )
+        if self.kernel % 2 == 0 or min(self.kernel, self.depth, self.width) < 1:
+            raise ConfigError(
+                f"run.model: kernel {self.kernel}, depth {self.depth}, width {self.width}; "
+                "expected an odd kernel, and a depth and a width of at least 1"
+            )
+
+
+@dataclass(frozen=True)
+class ConvSpec(PyramidSpec):
+    """Convolutions over pictures whose brightness, contrast and colour balance were evened out before."""
+
+    kind: Literal["conv"] = "conv"
+
+    normalise: ClassVar[bool] = True
+
+    @property
+    def unit_px(self) -> int:
+        return int(2**self.levels)
+
+    @property
+    def halo_px(self) -> int:
+        return _halo((self.kernel // 2) * self.depth * 2**self.levels)
+
+
+@dataclass(frozen=True)
+class TileSpec(PyramidSpec):
+    """Tiles that know nothing of each other: convolutions, pooling and one dense layer, and their mirror image."""
+
+    levels: int = 3
+    tile_px: int = 32
+    latent: int = 384
+    kind: Literal["tile-autoencoder"] = "tile-autoencoder"
+
+    tiled: ClassVar[bool] = True
+
+    @property
+    def unit_px(self) -> int:
+        return self.tile_px
+
+    @property
+    def halo_px(self) -> int:
+        return 0
+
+
+def _halo(reach_px: int) -> int:
+    return max(64, -(-reach_px // 64) * 64)
+
+
+ModelSpec = HyperpriorSpec | TransferSpec | ConvSpec | TileSpec
+SPECS: dict[str, type[ModelSpec]] = {
+    "mean-scale-hyperprior": HyperpriorSpec,
+    "transfer": TransferSpec,
+    "conv": ConvSpec,
+    "tile-autoencoder": TileSpec,
+}
+CODECS = {
+    "mean-scale-hyperprior": "cnn",
+    "transfer": "transfer",
+    "conv": "conv",
+    "tile-autoencoder": "tile-autoencoder",
+}
+"""The codec that reads a kind of model."""
+
+
+def spec_of(kind: str, fields: dict[str, Any]) -> ModelSpec:
+    """The spec of a kind from its fields, as `to_json` gives them."""
+    return SPECS[kind](**{name: value for name, value in fields.items() if name != "kind"})

@@ -75,7 +75,10 @@ def _network(name: str, weights: bytes | None) -> Any:
             raise ConfigError(
                 f"fidelity.weights: torchvision could not fetch its own for {name} ({error}); name a local file or URI"
             ) from error
-    state = {key: value.float() if value.is_floating_point() else value for key, value in _state(weights).items()}
+    state = {
+        key: value.float() if value.is_floating_point() else value
+        for key, value in state_of(weights, "fidelity.weights").items()
+    }
     try:
         network = models.get_model(name, num_classes=_class_count(state, models.get_model(name).state_dict()))
         network.load_state_dict(state)
@@ -85,7 +88,12 @@ def _network(name: str, weights: bytes | None) -> Any:
     return network
 
 
-def _state(data: bytes) -> dict[str, torch.Tensor]:
+def state_of(data: bytes, key: str) -> dict[str, torch.Tensor]:
+    """The tensors of a .safetensors or a torch file, the latter read with `weights_only`.
+
+    Raises:
+        ConfigError: neither; `key` is the setting that named it.
+    """
     import pickle
 
     import safetensors.torch
@@ -97,9 +105,7 @@ def _state(data: bytes) -> dict[str, torch.Tensor]:
         return safetensors.torch.load(data)
     except (safetensors.SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, TypeError) as error:
         first = (str(error).splitlines() or ["no message"])[0]
-        raise ConfigError(
-            f"fidelity.weights: not a state dict ({first}); expected a .safetensors or a torch file"
-        ) from error
+        raise ConfigError(f"{key}: not a state dict ({first}); expected a .safetensors or a torch file") from error
 
 
 def _class_count(state: dict[str, torch.Tensor], usual: dict[str, torch.Tensor]) -> int:

@@ -109,7 +109,7 @@ def _exhibit(found: Specimen, limit_bytes: int) -> Exhibit:
 def bit_map(codec: Codec, payload: bytes) -> np.ndarray | None:
     """Bits of each block under the codec's entropy model; None for codecs that have none."""
     frozen, read = getattr(codec, "frozen", None), getattr(codec, "entropy_decode", None)
-    if frozen is None or read is None:
+    if frozen is None or read is None or not frozen.h_s.layers:
         return None
     from pipeline.codecs.learned.bits import allocation
 

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
 from pipeline.errors import TrainingError
+from pipeline.training.spec import AugmentSpec
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
 
@@ -58,11 +60,18 @@ class Crops:
     are mirrored out to its size. They rest on `device`, where crops are cut, so that no pixel travels twice.
     """
 
-    def __init__(self, photos: Sequence[np.ndarray], seed: int, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        photos: Sequence[np.ndarray],
+        seed: int,
+        device: str | torch.device = "cpu",
+        augment: AugmentSpec | None = None,
+    ) -> None:
         self.photos = [torch.from_numpy(np.require(p, requirements=["C", "W"])).to(device) for p in photos]
         areas = np.array([p.shape[0] * p.shape[1] for p in photos], dtype=np.float64)
         self.probabilities = areas / areas.sum()
         self.rng = np.random.default_rng(seed)
+        self.augment = augment or AugmentSpec()
 
     def crop(self, size_px: int) -> Tensor:
         """One (size, size, 3) uint8 crop."""
@@ -79,9 +88,31 @@ class Crops:
         """(count, 3, size, size) uint8."""
         return torch.stack([self.crop(size_px) for _ in range(count)]).permute(0, 3, 1, 2)
 
-    def patches(self, count: int, size_px: int = 16) -> np.ndarray:
-        """(count, 3 * size^2) float64 in [0, 1], in pixel_unshuffle's channel order, for the KLT."""
-        return self.batch(count, size_px).reshape(count, -1).cpu().numpy() / 255.0
+    def augmented(self, count: int, size_px: int) -> Tensor:
+        """A batch with the changes of the augmentation; the same as `batch` where it has none."""
+        augment = self.augment
+        source_px = size_px
+        if augment.downscale < 1:
+            source_px = round(size_px / self.rng.uniform(augment.downscale, 1))
+        batch = self.batch(count, source_px)
+        if source_px != size_px:
+            batch = (
+                F.interpolate(batch.float(), size=(size_px, size_px), mode="bilinear", antialias=True).round().byte()
+            )
+        strengths = (augment.brightness, augment.contrast, augment.saturation)
+        if any(strengths):
+            factors = self.rng.uniform(-1, 1, (count, 3)) * strengths + 1
+            batch = _jittered(batch, torch.from_numpy(factors).float().to(batch.device))
+        return batch
+
+
+def _jittered(batch: Tensor, factors: Tensor) -> Tensor:
+    """(B, 3, H, W) uint8 with brightness, contrast and saturation times `factors` (B, 3)."""
+    brightness, contrast, saturation = (factors[:, k, None, None, None] for k in range(3))
+    x = batch.float() * brightness
+    x = (x - x.mean(dim=(1, 2, 3), keepdim=True)) * contrast + x.mean(dim=(1, 2, 3), keepdim=True)
+    gray = x.mean(dim=1, keepdim=True)
+    return ((x - gray) * saturation + gray).round().clamp(0, 255).byte()
 
 
 def _mirrored(crop: Tensor, axis: int, size_px: int) -> Tensor:

@@ -1,17 +1,19 @@
-"""The training loop of the flagship codec: one process, one device, exact resume.
+"""The training loop, the same for every kind of model: one process or several, exact resume.
 
-Runs with nothing but torch, NumPy and Pillow. The schedule follows whichever of steps and minutes is used up
-first, so that a run on a borrowed machine ends with a decayed learning rate when the lease does.
+The flagship trains with nothing but torch, NumPy and Pillow. The schedule follows whichever of steps and minutes is
+used up first, so that a run on a borrowed machine ends with a decayed learning rate when the lease does.
 """
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -22,32 +24,38 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from pipeline.errors import TrainingError
-from pipeline.nn.freeze import thaw
-from pipeline.nn.hyperprior import Likelihoods, MeanScaleHyperprior
-from pipeline.nn.klt import klt
-from pipeline.nn.spec import HyperpriorSpec
-from pipeline.training import checkpoint
+from pipeline.nn import models
+from pipeline.nn.hyperprior import Likelihoods
+from pipeline.nn.spec import HyperpriorSpec, ModelSpec, TransferSpec
+from pipeline.training import backbones, checkpoint, losses
 from pipeline.training.checkpoint import Ema
 from pipeline.training.data import Crops
+from pipeline.training.group import Group
+from pipeline.training.losses import Adversary, Distortion
 from pipeline.training.optimizer import Optimizer
 from pipeline.training.spec import TrainSpec
 
 
-def distortion_weight(spec: HyperpriorSpec, lmbda: Tensor) -> Tensor:
+def distortion_weight(spec: ModelSpec, lmbda: Tensor) -> Tensor:
     """Scale of each image's loss. Rate grows like lmbda^0.5, and what counts is relative rate, as in BD-rate."""
     return torch.sqrt(math.sqrt(spec.lmbda_min * spec.lmbda_max) / lmbda)
 
 
 def rd_loss(
-    forward: Callable[[Tensor, Tensor], Likelihoods], spec: HyperpriorSpec, x: Tensor, quality: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Weighted bpp + lmbda * MSE (0..255), mean over the batch; also bpp (B,) and MSE (B,)."""
+    forward: Callable[[Tensor, Tensor], Likelihoods],
+    spec: ModelSpec,
+    x: Tensor,
+    quality: Tensor,
+    distortion: Distortion = losses.mse,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Weighted bpp + lmbda * distortion, mean over the batch; also bpp (B,), MSE (B,) on 0..255, and x_hat."""
     out = forward(x, quality)
     bpp = (out.y_bits + out.z_bits) / (x.shape[-1] * x.shape[-2])
-    mse = ((out.x_hat.float() - x.float()) * 255).square().flatten(1).mean(1)
+    mse = losses.mse(out.x_hat, x)
+    cost = mse if distortion is losses.mse else distortion(out.x_hat, x)
     lmbda = spec.lmbda_min * (spec.lmbda_max / spec.lmbda_min) ** quality
-    loss = (distortion_weight(spec, lmbda) * (bpp + lmbda * mse)).mean()
-    return loss, bpp.detach(), mse.detach()
+    loss = (distortion_weight(spec, lmbda) * (bpp + lmbda * cost)).mean()
+    return loss, bpp.detach(), mse.detach(), out.x_hat
 
 
 def centre_crop(photo: np.ndarray, size_px: int = 256) -> np.ndarray:
@@ -60,39 +68,63 @@ def centre_crop(photo: np.ndarray, size_px: int = 256) -> np.ndarray:
 
 
 class Trainer:
-    """Trains a `MeanScaleHyperprior` on photos held in memory; state lives in `out`/checkpoint.pt."""
+    """Trains a model of any kind on photos held in memory; state lives in `out`/checkpoint.pt.
 
-    def __init__(self, spec: TrainSpec, photos: list[np.ndarray], out: Path, device: str = "cpu") -> None:
-        self.spec, self.out, self.device = spec, out, torch.device(device)
-        held = photos[:: max(1, len(photos) // spec.holdout)][: spec.holdout]
+    Validation is on the middle of `held_out`; without it, on `spec.holdout` of the photos, which are not trained on.
+    In a process group (torch.distributed) each process trains on its slice of the same batches.
+    """
+
+    def __init__(
+        self,
+        spec: TrainSpec,
+        photos: list[np.ndarray],
+        out: Path,
+        device: str = "cpu",
+        held_out: list[np.ndarray] | None = None,
+    ) -> None:
+        self.spec, self.out, self.device, self.group = spec, out, torch.device(device), Group()
+        held = held_out or photos[:: max(1, len(photos) // spec.holdout)][: spec.holdout]
         held_ids = {id(p) for p in held}
         self.holdout = [centre_crop(p) for p in held]
-        self.crops = Crops([p for p in photos if id(p) not in held_ids] or photos, spec.seed, self.device)
+        kept = [p for p in photos if id(p) not in held_ids] or photos
+        self.crops = Crops(kept, spec.seed, self.device, spec.augment)
         torch.manual_seed(spec.seed)
-        self.model = MeanScaleHyperprior(spec.model)
-        if not (out / "checkpoint.pt").exists():
+        self.model = models.build(spec.model)
+        self.model.shard = (self.group.rank, self.group.world)
+        self.origin: dict[str, Any] = {}
+        self.validated: dict[str, Any] = {}
+        fresh = not (out / "checkpoint.pt").exists()
+        if fresh:
             self._start()
+        if isinstance(spec.model, TransferSpec):
+            self.model.g_a.features.requires_grad_(spec.backbone.finetune)  # type: ignore[union-attr]
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.forward = torch.compile(self.model, dynamic=False) if spec.compile else self.model
-        self.optimizer = Optimizer(self.model, spec.matrix_lr_scale)
+        self.distortion = losses.distortion_of(spec.loss, self.device)
+        self.adversary = Adversary(self.device) if spec.loss.adversarial else None
+        self.optimizer = Optimizer(self.model, spec.matrix_lr_scale, muon=spec.optimizer == "muon")
         self.ema = Ema(self.model, spec.ema_decay)
         self.step, self.elapsed_s, self.skipped, self.norm_mean = 0, 0.0, 0, 1.0
         self.bad_in_a_row, self.lr_scale = 0, 1.0
-        if (out / "checkpoint.pt").exists():
+        if not fresh:
             self._restore(checkpoint.load(out / "checkpoint.pt", self.device))
         self._healthy = self._weights()
 
     def _start(self) -> None:
-        """Weights of step 0: a KLT of training patches, or a frozen model."""
-        if self.spec.init_from is None:
-            mean, basis, std = (torch.from_numpy(a).float() for a in klt(self.crops.patches(self.spec.klt_patches)))
-            self.model.start_from_klt(mean, basis, std)
+        """Weights of step 0: a frozen model, or the linear start of the model's kind."""
+        spec = self.spec
+        if spec.init_from is not None:
+            try:
+                self.model.load_state_dict(models.thawed(spec.model.kind, load_file(_file_of(spec.init_from))))
+            except (OSError, KeyError, RuntimeError, SafetensorError) as error:
+                found = " ".join(str(error).split())[:200]
+                raise TrainingError(f"init_from {spec.init_from}: no model of these sizes ({found})") from error
+            self.origin = {"init_from": spec.init_from.rpartition("/")[2].removesuffix(".safetensors")}
             return
-        try:
-            self.model.load_state_dict(thaw(load_file(self.spec.init_from)))
-        except (OSError, KeyError, RuntimeError, SafetensorError) as error:
-            found = " ".join(str(error).split())[:200]
-            raise TrainingError(f"init_from {self.spec.init_from}: no model of these sizes ({found})") from error
+        if isinstance(spec.model, TransferSpec):
+            features: Any = self.model.g_a.features
+            self.origin = {"backbone": backbones.load(features, spec.model.backbone, spec.backbone)}
+        self.model.start(self.crops.batch, spec.klt_patches)
 
     @property
     def progress(self) -> float:
@@ -109,13 +141,16 @@ class Trainer:
         while self.progress < 1:
             started = time.perf_counter()
             record = self.train_step()
-            self.elapsed_s += time.perf_counter() - started
+            self.elapsed_s = self.group.firsts(self.elapsed_s + time.perf_counter() - started)
+            if self.group.rank:
+                continue  # the first process writes and validates, the others meet it at the next gradient
             if self.step % 50 == 0:
                 log(
                     {
                         "step": self.step,
                         "progress": round(self.progress, 4),
                         "elapsed_s": round(self.elapsed_s, 1),
+                        "eta_s": round(self.elapsed_s * (1 / max(self.progress, 1e-9) - 1)),
                         **record,
                     }
                 )
@@ -123,7 +158,8 @@ class Trainer:
                 self.save()
             if self.step % self.spec.validate_every_steps == 0 or self.progress >= 1:
                 log({"step": self.step, "validation": self.validate()})
-        self.save()
+        if not self.group.rank:
+            self.save()
 
     def train_step(self) -> dict[str, float]:
         """One batch: forward, backward, and an optimizer step unless the gradient is off."""
@@ -131,15 +167,21 @@ class Trainer:
         large = self.progress >= spec.large_from
         size = spec.large_crop_px if large else spec.crop_px
         count = max(1, spec.batch * spec.crop_px**2 // size**2)
-        x = self.crops.batch(count, size)
+        own = self.group.own(count)
+        x = self.crops.augmented(count, size)[own]
         x = x.float().div_(255).contiguous(memory_format=torch.channels_last)
-        quality = torch.from_numpy((self.crops.rng.random() + np.arange(count) / count) % 1).float().to(self.device)
+        quality = (
+            torch.from_numpy((self.crops.rng.random() + np.arange(count) / count) % 1).float()[own].to(self.device)
+        )
         lr = self.learning_rate()
         self.optimizer.set_lr(lr)
         with torch.autocast(self.device.type, torch.bfloat16):
-            loss, bpp, mse = rd_loss(self.forward, self.model.spec, x, quality)
+            loss, bpp, mse, x_hat = rd_loss(self.forward, spec.model, x, quality, self.distortion)
+            if self.adversary is not None:
+                loss = loss + spec.loss.adversarial * self._fooling(x_hat, quality)
         self.optimizer.zero_grad()
         loss.backward()
+        self.group.mean_gradients(self.model.parameters())
         norm = float(torch.nn.utils.clip_grad_norm_(self.model.parameters(), spec.clip_norm))
         self.step += 1
         # One wild batch can undo an hour: steps far outside the running norm, or not finite, are not taken.
@@ -150,12 +192,29 @@ class Trainer:
             self.bad_in_a_row = 0
             self.norm_mean += 0.02 * (norm - self.norm_mean)
             self.ema.update(self.model, self.step)
+            self._teach_adversary(x_hat, x)
             if self.step % 100 == 0:
                 self._healthy = self._weights()
+        means = self.group.mean(torch.stack([loss.detach(), bpp.mean(), mse.mean()]).float()).tolist()
         return {
-            "loss": round(loss.item(), 4), "bpp": round(bpp.mean().item(), 4), "mse": round(mse.mean().item(), 2),
+            "loss": round(means[0], 4), "bpp": round(means[1], 4), "mse": round(means[2], 2),
             "norm": round(norm, 3), "lr": round(lr, 6), "skipped": self.skipped, "lr_scale": round(self.lr_scale, 3),
         }  # fmt: skip
+
+    def _fooling(self, x_hat: Tensor, quality: Tensor) -> Tensor:
+        """What looking made costs, weighted like every other distortion."""
+        spec = self.spec.model
+        lmbda = spec.lmbda_min * (spec.lmbda_max / spec.lmbda_min) ** quality
+        complaint = self.adversary.complaint(x_hat)  # type: ignore[union-attr]
+        return (distortion_weight(spec, lmbda) * lmbda * complaint).mean()
+
+    def _teach_adversary(self, x_hat: Tensor, x: Tensor) -> None:
+        if self.adversary is None:
+            return
+        self.adversary.optimizer.zero_grad()
+        self.adversary.loss(x_hat, x).backward()
+        self.group.mean_gradients(self.adversary.judge.parameters())
+        self.adversary.optimizer.step()
 
     def _skip(self) -> None:
         """Count a step not taken; five in a row mean the weights are off: go back to healthy ones, a third slower."""
@@ -175,17 +234,30 @@ class Trainer:
     @torch.no_grad()
     def validate(self) -> dict[str, Any]:
         """Mean bpp, PSNR (dB) and weighted loss of the EMA weights on held-out 256 px crops at five qualities."""
-        model = MeanScaleHyperprior(self.spec.model).to(self.device)
-        model.load_state_dict(self.ema.weights)
-        model.eval()
         x = torch.from_numpy(np.stack(self.holdout)).permute(0, 3, 1, 2)
         x = x.to(self.device).float() / 255
-        points, losses = [], []
-        for quality in (0.1, 0.3, 0.5, 0.7, 0.9):
-            loss, bpp, mse = rd_loss(model, model.spec, x, torch.full((len(x),), quality, device=self.device))
-            points.append((round(bpp.mean().item(), 4), round((10 * torch.log10(255**2 / mse)).mean().item(), 3)))
-            losses.append(loss.item())
-        return {"loss": round(float(np.mean(losses)), 5), "bpp_psnr": points}
+        points, sums = [], []
+        with self._averaged():
+            for quality in (0.1, 0.3, 0.5, 0.7, 0.9):
+                loss, bpp, mse, _ = rd_loss(
+                    self.model, self.spec.model, x, torch.full((len(x),), quality, device=self.device)
+                )
+                points.append((round(bpp.mean().item(), 4), round((10 * torch.log10(255**2 / mse)).mean().item(), 3)))
+                sums.append(loss.item())
+        self.validated = {"loss": round(float(np.mean(sums)), 5), "bpp_psnr": points}
+        return self.validated
+
+    @contextlib.contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The model with the EMA weights, for evaluation; its own come back after."""
+        own = {name: value.clone() for name, value in self.model.state_dict().items()}
+        self.model.load_state_dict(self.ema.weights)
+        self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.load_state_dict(own)
+            self.model.train()
 
     def save(self) -> None:
         """Write the full training state to `out`/checkpoint.pt."""
@@ -193,11 +265,15 @@ class Trainer:
         state |= {"spec": json.dumps(asdict(self.spec)), "rng": checkpoint.rng_state(self.crops.rng)}
         state |= {"torch_rng": torch.get_rng_state(), "optimizer": self.optimizer.state_dict()}
         state |= {"model": self.model.state_dict(), "ema": self.ema.weights}
+        state |= {"origin": json.dumps(self.origin), "validated": json.dumps(self.validated)}
+        if self.adversary is not None:
+            state["adversary"] = self.adversary.state_dict()
         checkpoint.save(self.out / "checkpoint.pt", state)
 
     def _restore(self, state: dict[str, Any]) -> None:
         found = json.loads(state["spec"])["model"]
-        if found != asdict(self.spec.model):
+        # Checkpoints of before there were kinds have none.
+        if {"kind": HyperpriorSpec.kind} | found != asdict(self.spec.model):
             raise TrainingError(
                 f"{self.out}/checkpoint.pt: it holds another model ({found}) than the config asks for "
                 f"({asdict(self.spec.model)}); give another --out, or the config it was started with"
@@ -207,6 +283,19 @@ class Trainer:
         self.ema.weights = state["ema"]
         self.step, self.elapsed_s = state["step"], state["elapsed_s"]
         self.skipped, self.norm_mean = state["skipped"], state["norm_mean"]
-        self.lr_scale = state["lr_scale"]
+        self.lr_scale, self.origin = state["lr_scale"], json.loads(state.get("origin", "{}"))
+        self.validated = json.loads(state.get("validated", "{}"))
+        if self.adversary is not None and "adversary" in state:
+            self.adversary.load_state_dict(state["adversary"])
         self.crops.rng.bit_generator.state = json.loads(state["rng"])
         torch.set_rng_state(state["torch_rng"].cpu())
+
+
+def _file_of(model: str) -> str | Path:
+    """The file of a model named by its path, by the id of one that comes with the package, or `default`."""
+    if model.endswith(".safetensors"):
+        return model
+    folder = resources.files("pipeline.codecs.learned") / "weights"
+    model = (folder / "DEFAULT").read_text().strip() if model == "default" else model
+    with resources.as_file(folder / f"{model}.safetensors") as path:
+        return path

@@ -13,14 +13,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-# At the full rate gains run away and the KLT dissolves; the others have many or large inputs, so that the same step
-# moves their output further.
-SCALES = {"log2_gain.": 0.1, "modulation.": 0.1, ".klt.": 0.02, "h_s.": 0.5}
+# At the full rate gains run away and linear starts dissolve, or what they were fitted to does; the others have many or
+# large inputs, so that the same step moves their output further.
+SCALES = {
+    "g_a.features.": 0.1,
+    "g_a.out.": 0.02,
+    "log2_gain.": 0.1,
+    "modulation.": 0.1,
+    ".klt.": 0.02,
+    "h_s.": 0.5,
+}
 
 
 def is_matrix(name: str, parameter: Tensor) -> bool:
-    """Whether a parameter maps channels to channels: (out, in, kh, kw) with in > 1, the KLT excepted."""
-    return parameter.ndim == 4 and parameter.shape[1] > 1 and ".klt." not in name
+    """Whether a parameter maps channels to channels: (out, in, kh, kw) with in > 1, linear starts excepted."""
+    return parameter.ndim == 4 and parameter.shape[1] > 1 and ".klt." not in name and not name.startswith("g_a.out.")
 
 
 def groups(parameters: Iterable[tuple[str, nn.Parameter]], scale: float = 1.0) -> list[dict[str, Any]]:
@@ -37,21 +44,26 @@ class Optimizer:
     The model must be in channels_last memory format.
     """
 
-    def __init__(self, model: nn.Module, matrix_lr_scale: float) -> None:
-        named = list(model.named_parameters())
+    def __init__(self, model: nn.Module, matrix_lr_scale: float, muon: bool = True) -> None:
+        named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         # Muon wants two dimensions. These parameters share the storage of the model's own, which is channels_last.
         self.matrices = [
-            (p, nn.Parameter(p.data.permute(0, 2, 3, 1).view(len(p), -1))) for n, p in named if is_matrix(n, p)
+            (p, nn.Parameter(p.data.permute(0, 2, 3, 1).view(len(p), -1))) for n, p in named if muon and is_matrix(n, p)
         ]
-        flat = [(n, q) for (n, _), (_, q) in zip([m for m in named if is_matrix(*m)], self.matrices, strict=True)]
-        self.muon = torch.optim.Muon(
-            groups(flat, matrix_lr_scale), weight_decay=0.0, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+        by_muon = {id(p) for p, _ in self.matrices}
+        flat = [(n, q) for (n, _), (_, q) in zip([m for m in named if id(m[1]) in by_muon], self.matrices, strict=True)]
+        self.muon = (
+            torch.optim.Muon(
+                groups(flat, matrix_lr_scale), weight_decay=0.0, momentum=0.95, adjust_lr_fn="match_rms_adamw"
+            )
+            if muon
+            else None
         )
-        rest = [m for m in named if not is_matrix(*m)]
+        rest = [m for m in named if id(m[1]) not in by_muon]
         self.adamw = torch.optim.AdamW(groups(rest), weight_decay=0.0, betas=(0.9, 0.995))
 
     def set_lr(self, lr: float) -> None:
-        for group in self.muon.param_groups + self.adamw.param_groups:
+        for group in (self.muon.param_groups if self.muon else []) + self.adamw.param_groups:
             group["lr"] = lr * group["scale"]
 
     def zero_grad(self) -> None:
@@ -62,12 +74,15 @@ class Optimizer:
     def step(self) -> None:
         for parameter, matrix in self.matrices:
             matrix.grad = None if parameter.grad is None else parameter.grad.permute(0, 2, 3, 1).reshape(matrix.shape)
-        self.muon.step()
+        if self.muon:
+            self.muon.step()
         self.adamw.step()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"muon": self.muon.state_dict(), "adamw": self.adamw.state_dict()}
+        muon = {"muon": self.muon.state_dict()} if self.muon else {}
+        return muon | {"adamw": self.adamw.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.muon.load_state_dict(state["muon"])
+        if self.muon:
+            self.muon.load_state_dict(state["muon"])
         self.adamw.load_state_dict(state["adamw"])

@@ -4,9 +4,61 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from pipeline.nn.spec import HyperpriorSpec
+from pipeline.nn.spec import HyperpriorSpec, ModelSpec
+
+
+@dataclass(frozen=True)
+class AugmentSpec:
+    """What happens to crops besides flips and quarter turns, which always do. All off by default.
+
+    `brightness`, `contrast`, `saturation` are the largest relative changes, such as 0.2; `downscale` is the smallest
+    factor a crop is shrunk by (1 leaves it), drawn anew for each batch.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    downscale: float = 1.0
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """Weights of the classifier in a `transfer` model, or of the one that judges a perceptual loss.
+
+    `weights` is "default" (torchvision's own), one of its names such as VGG16_Weights.IMAGENET1K_V1, the path or URI of
+    a state dict, or "none" for a random start. `sha256` pins a file. `finetune` lets an encoder's learn, at a tenth of
+    the rate.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    weights: str = "default"
+    sha256: str | None = None
+    finetune: bool = False
+
+
+@dataclass(frozen=True)
+class LossSpec:
+    """The distortion that is traded against rate; all kinds in units of MSE on 0..255.
+
+    `kind`: mse, ms-ssim, or mixed (`ms_ssim_share` of the latter). `perceptual` adds that many times the squared
+    distance of features of `judge`, cut at `layer`; `adversarial` that many times the loss of a PatchGAN, which learns
+    beside.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    kind: Literal["mse", "ms-ssim", "mixed"] = "mse"
+    ms_ssim_share: float = 0.5
+    perceptual: float = 0.0
+    judge: str = "vgg16"
+    layer: str = "features.15"
+    judge_weights: BackboneSpec = field(default_factory=BackboneSpec)
+    adversarial: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -14,7 +66,8 @@ class TrainSpec:
     """One run. `minutes` is training time, summed over resumes; validation and start-up are not counted.
 
     `lr` is AdamW's peak; Muon, which trains the matrices, gets `matrix_lr_scale` times that.
-    `init_from` is a model file to start from instead of a KLT; its sizes must be those of `model`.
+    `init_from` is a model to start from: an id, a file, or `default` for the packaged one; its kind and sizes must be
+    those of `model`.
     `compile` runs the networks through torch.compile, a quarter faster on a CPU after a minute or two of compiling;
     `large_from` is the part of the schedule after which crops grow to `large_crop_px` at equal pixels a step.
     """
@@ -28,6 +81,7 @@ class TrainSpec:
     large_crop_px: int = 512
     large_from: float = 0.85
     lr: float = 1.5e-3
+    optimizer: Literal["muon", "adamw"] = "muon"
     matrix_lr_scale: float = 3.0
     warmup_steps: int = 300
     clip_norm: float = 0.2
@@ -39,4 +93,7 @@ class TrainSpec:
     klt_patches: int = 30_000
     compile: bool = False
     init_from: str | None = None
-    model: HyperpriorSpec = field(default_factory=HyperpriorSpec)
+    loss: LossSpec = field(default_factory=LossSpec)
+    augment: AugmentSpec = field(default_factory=AugmentSpec)
+    backbone: BackboneSpec = field(default_factory=BackboneSpec)
+    model: ModelSpec = field(default_factory=HyperpriorSpec)

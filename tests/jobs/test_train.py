@@ -47,3 +47,84 @@ def test_what_is_wrong_is_said_in_one_sentence(arguments, code, said, capsys, tm
     error = capsys.readouterr().err
     assert said in error
     assert "Traceback" not in error
+
+
+SMALL_TILE = [
+    "run.steps=2", "run.batch=1", "run.crop_px=64", "run.large_crop_px=64", "run.holdout=1", "run.klt_patches=300",
+    "run.validate_every_steps=2", "calibration_photos=1", "run.model.kind=tile-autoencoder", "run.model.tile_px=16",
+    "run.model.levels=2", "run.model.latent=16", "run.model.width=4",
+]  # fmt: skip
+
+
+@pytest.fixture
+def few(photos, tmp_path):
+    """Three small photos, in a folder."""
+    from PIL import Image
+
+    folder = tmp_path / "few"
+    folder.mkdir()
+    for photo in photos[:3]:
+        with Image.open(photo) as image:
+            image.crop((100, 100, 400, 350)).save(folder / f"{photo.stem}.png")
+    return folder
+
+
+def test_a_sweep_trains_the_grid_and_tells_rate_against_work(few, tmp_path, capsys):
+    grid = 'sweep={"run.model.width": [4, 8], "run.model.pooling": [max, stride]}'
+    arguments = ["--data", str(few), "--out", str(tmp_path / "out"), *SMALL_TILE, grid]
+    assert train.main(arguments) == 0
+    table = capsys.readouterr().out.splitlines()[-6:]
+    assert [line.split("|")[1].strip() for line in table[2:]] == [
+        "width 4, pooling max", "width 4, pooling stride", "width 8, pooling max", "width 8, pooling stride",
+    ]  # fmt: skip
+    rows = json.loads((tmp_path / "out" / "sweep.json").read_text())
+    assert rows[0]["kmac_per_px"]["encoder"] < rows[2]["kmac_per_px"]["encoder"]
+    assert len({row["model"] for row in rows}) == 4
+    assert (tmp_path / "out" / "sweep.md").read_text().strip() == "\n".join(table)
+
+
+def test_a_trained_model_is_listed_with_its_card_and_codes_pictures(few, tmp_path, capsys):
+    from jobs import decode, encode, models
+
+    assert train.main(["--data", str(few), "--out", str(tmp_path / "out"), "name=mine", *SMALL_TILE]) == 0
+    (model,) = (tmp_path / "out").glob("*.safetensors")
+    capsys.readouterr()
+    assert models.main([str(model), "--json"]) == 0
+    found = {entry["model"]: entry for entry in json.loads(capsys.readouterr().out)}
+    entry = found[model.stem]
+    assert entry["codec"] == entry["kind"] == "tile-autoencoder"
+    assert entry["bytes"] == model.stat().st_size
+    assert entry["card"]["name"] == "mine"
+    assert entry["card"]["kmac_per_px"]["encoder"] > 0
+    assert len(entry["card"]["validation"]["bpp_psnr"]) == 5
+    assert models.main([str(model)]) == 0
+    text = capsys.readouterr().out
+    assert model.stem in text
+    assert "kMAC/px" in text
+    assert any(entry["default"] for entry in found.values())
+
+    source, payload, back = next(few.glob("*.png")), tmp_path / "p.spx", tmp_path / "p.png"
+    assert encode.main([str(source), str(payload), "--codec", "tile-autoencoder", "--model", str(model)]) == 0
+    assert decode.main([str(payload), str(back), "--model", str(model)]) == 0
+    assert back.stat().st_size > 100
+
+
+def test_an_unknown_kind_and_a_key_of_another_kind_are_named(capsys):
+    assert train.main(["--data", "d", "--out", "o", "run.model.kind=gan"]) == 2
+    assert "expected mean-scale-hyperprior, transfer, conv, tile-autoencoder" in capsys.readouterr().err
+    assert train.main(["--data", "d", "--out", "o", "run.model.kind=conv", "run.model.backbone=vgg16"]) == 2
+    assert "run.model.backbone" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name", ["transfer", "tile-autoencoder", "conv", "sweep", "finetune", "perceptual", "flagship"]
+)
+def test_every_config_that_ships_is_one_that_can_be_read(name):
+    from pathlib import Path
+
+    from jobs import sweeping
+    from pipeline.config import TrainConfig, load
+
+    settings = load(TrainConfig, str(Path(__file__).parents[2] / "configs" / "train" / f"{name}.yaml"))
+    chosen = [sweeping.settled(settings, each) for each in sweeping.combinations(settings)]
+    assert len({each.out for each in chosen}) == max(1, len(chosen))

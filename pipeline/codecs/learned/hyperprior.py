@@ -10,15 +10,17 @@ import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from pipeline.codecs.base import Analysis, Encoded, Symbols, validate_rate
 from pipeline.codecs.learned import search, symbols, weights
+from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.codecs.lossy import DEFAULT_RATE, rate_spec
 from pipeline.errors import BitstreamError, CodecError, ConfigError
 from pipeline.metrics.distortion import measure
+from pipeline.nn.spec import CODECS
 from pipeline.records import Picture, Rate
 
 EFFORTS = range(10)
@@ -33,7 +35,7 @@ class Hyperprior:
 
     Args:
         rate: a quality in [0, 100] or a target, reached by search over quality for each picture.
-        model: id of a packaged model; None is the default one.
+        model: id of a packaged model, or the path or URI of a model file; None is the default one.
         device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:1".
         effort: what the encoder spends, invisible to the decoder. 0 rounds latents to the nearest integer, 1 weighs the
             bits of each symbol against its error, 2 to 9 do so again and again by the decoder's true error.
@@ -49,18 +51,26 @@ class Hyperprior:
         self, rate: Rate = DEFAULT_RATE, model: str | None = None, device: str = "auto", effort: int = DEFAULT_EFFORT
     ) -> None:
         self.rate = validate_rate(rate)
-        self.device, self.effort = device, _checked_effort(effort)
-        self.frozen = weights.packaged_model(model or weights.default_model_id())
+        self.device, self.effort = device, _checked_effort(self.name, effort)
+        self.frozen = self._of_this_codec(packaged(self.name, model))
 
     @classmethod
     def from_weights(
         cls, data: bytes, rate: Rate = DEFAULT_RATE, device: str = "auto", effort: int = DEFAULT_EFFORT
-    ) -> Hyperprior:
+    ) -> Self:
         """The codec with the model in the bytes of a weights file, such as an archive carries."""
         codec = cls.__new__(cls)
-        codec.rate, codec.device, codec.frozen = validate_rate(rate), device, weights.parse(data)
-        codec.effort = _checked_effort(effort)
+        codec.rate, codec.device, codec.frozen = validate_rate(rate), device, cls._of_this_codec(weights.parse(data))
+        codec.effort = _checked_effort(cls.name, effort)
         return codec
+
+    @classmethod
+    def _of_this_codec(cls, model: FrozenModel) -> FrozenModel:
+        if CODECS[model.kind] != cls.name:
+            raise ConfigError(
+                f"codec {cls.name}: model {model.model_id} is of kind {model.kind}; use codec {CODECS[model.kind]}"
+            )
+        return model
 
     def at(self, rate: Rate) -> Hyperprior:
         """The same codec, networks shared, at another rate."""
@@ -88,15 +98,18 @@ class Hyperprior:
     @cached_property
     def networks(self) -> Networks:
         """The networks on their device; built once, with torch."""
-        from pipeline.codecs.learned import networks
-
         try:
-            return networks.Networks(self.frozen, self.device)
+            return self._networks()
         except (RuntimeError, AssertionError) as error:
             found = str(error).splitlines()[0]
             raise ConfigError(
                 f"device {self.device!r}: {found}; use auto, cpu, or a CUDA device that exists"
             ) from error
+
+    def _networks(self) -> Networks:
+        from pipeline.codecs.learned import networks
+
+        return networks.Networks(self.frozen, self.device)
 
     def analyse(self, pictures: Sequence[Picture]) -> list[Analysis]:
         """Symbols and distortion of each picture; raises CodecError for a picture that 8-bit RGB cannot hold."""
@@ -116,6 +129,7 @@ class Hyperprior:
             picture.rgb,
             lambda centi: self.networks.analyse(picture.rgb, centi, picture.gray, self.effort),
             lambda symbols: len(self.entropy_encode(symbols)),
+            self.name,
         )
 
     def entropy_encode(self, symbols_: Symbols) -> bytes:
@@ -123,8 +137,11 @@ class Hyperprior:
 
     def entropy_decode(self, payload: bytes) -> Symbols:
         """Raises BitstreamError for anything but a whole payload of this model."""
-        with _named():
-            return symbols.entropy_decode(self.frozen, payload)
+        with _named(self.name):
+            return self._symbols_in(payload)
+
+    def _symbols_in(self, payload: bytes) -> Symbols:
+        return symbols.entropy_decode(self.frozen, payload)
 
     def synthesise(self, symbols: Sequence[Symbols]) -> list[np.ndarray]:
         """(H, W, 3) uint8 of each."""
@@ -142,7 +159,7 @@ class Hyperprior:
     def decode(self, payload: bytes) -> np.ndarray:
         """(H, W, 3) uint8. Raises BitstreamError for anything but a whole payload of this model."""
         mu = list[np.ndarray]()
-        with _named():
+        with _named(self.name):
             found = symbols.entropy_decode(
                 self.frozen,
                 payload,
@@ -155,11 +172,11 @@ class Hyperprior:
 
 
 @contextmanager
-def _named() -> Iterator[None]:
+def _named(codec: str) -> Iterator[None]:
     try:
         yield
     except BitstreamError as error:
-        raise BitstreamError(f"cnn: {error}") from error
+        raise BitstreamError(f"{codec}: {error}") from error
 
 
 def _refuse(picture: Picture) -> None:
@@ -167,7 +184,14 @@ def _refuse(picture: Picture) -> None:
         raise CodecError(f"the source has {picture.obstacle}")
 
 
-def _checked_effort(effort: int) -> int:
+def packaged(codec: str, model: str | None) -> FrozenModel:
+    """The model of an id or a file; the default one of `codec` when None."""
+    return weights.packaged_model(weights.open_model(model) if model else weights.default_model_id(codec))
+
+
+def _checked_effort(codec: str, effort: int) -> int:
     if effort not in EFFORTS:
-        raise ConfigError(f"codec cnn: effort is {effort!r}; expected an integer from {EFFORTS[0]} to {EFFORTS[-1]}")
+        raise ConfigError(
+            f"codec {codec}: effort is {effort!r}; expected an integer from {EFFORTS[0]} to {EFFORTS[-1]}"
+        )
     return effort

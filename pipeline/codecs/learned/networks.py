@@ -120,7 +120,7 @@ class Networks:
                 (slope,) = torch.autograd.grad(error, part)
             return slope / gain
 
-        return _tiled(16 * y_hat.shape[1], 16 * y_hat.shape[2], tile, torch.empty_like(y_hat)[None], 16)[0]
+        return tiled(16 * y_hat.shape[1], 16 * y_hat.shape[2], tile, torch.empty_like(y_hat)[None], 16)[0]
 
     @torch.inference_mode()
     def synthesise(self, symbols: Symbols, mu: np.ndarray | None = None) -> np.ndarray:
@@ -154,7 +154,7 @@ class Networks:
 
         height_px, width_px = 16 * y.shape[2], 16 * y.shape[3]
         z = torch.empty(1, self.model.spec["hyper"], height_px // 64, width_px // 64, device=self.device)
-        return _tiled(height_px, width_px, tile, z, 64)[0].double().round().clamp(-VALUE_LIMIT, VALUE_LIMIT)
+        return tiled(height_px, width_px, tile, z, 64)[0].double().round().clamp(-VALUE_LIMIT, VALUE_LIMIT)
 
     def _bands(self, grid: Grid, quality_centi: int, z: Tensor) -> Iterator[ScaledBand]:
         """(rows of y, scale index, mu in quantiser steps) of each band."""
@@ -175,7 +175,7 @@ class Networks:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 return self.transforms.g_a(x, quality) * gain
 
-        return _tiled(rgb.shape[0], rgb.shape[1], tile, self._empty_latents(rgb.shape[:2]), 16)
+        return tiled(rgb.shape[0], rgb.shape[1], tile, self._empty_latents(rgb.shape[:2]), 16)
 
     def _empty_latents(self, shape: tuple[int, ...]) -> Tensor:
         grid = Grid.of(*shape[:2])
@@ -196,17 +196,24 @@ class Networks:
             part = y_hat[:, :, top // 16 : bottom // 16, left // 16 : right // 16] / gain
             return (self._x_hat(part, quality, symbols.gray) * 255).round().clamp(0, 255).byte()
 
-        out = _tiled(out.shape[2], out.shape[3], tile, out, 1)
+        out = tiled(out.shape[2], out.shape[3], tile, out, 1)
         return np.ascontiguousarray(out[0, :, : symbols.height_px, : symbols.width_px].permute(1, 2, 0).cpu().numpy())
 
 
-def _tiled(height: int, width: int, tile: Callable[[int, int, int, int], Tensor], out: Tensor, unit: int) -> Tensor:
+def tiled(
+    height: int,
+    width: int,
+    tile: Callable[[int, int, int, int], Tensor],
+    out: Tensor,
+    unit: int,
+    halo_px: int = HALO_PX,
+) -> Tensor:
     """Fill `out` from `tile(top, bottom, left, right)` of windows in pixels; `unit` pixels make one element of `out`.
 
     Windows overlap by the halo, and only their inner part is used. One window if the picture is small.
     """
-    for top, bottom, row0, row1 in _windows(height):
-        for left, right, col0, col1 in _windows(width):
+    for top, bottom, row0, row1 in _windows(height, halo_px):
+        for left, right, col0, col1 in _windows(width, halo_px):
             part = tile(row0, row1, col0, col1)
             rows = slice(top // unit, top // unit + min(-(-(bottom - top) // unit), out.shape[2] - top // unit))
             cols = slice(left // unit, left // unit + min(-(-(right - left) // unit), out.shape[3] - left // unit))
@@ -221,11 +228,11 @@ def _tiled(height: int, width: int, tile: Callable[[int, int, int, int], Tensor]
     return out
 
 
-def _windows(size: int) -> Iterator[tuple[int, int, int, int]]:
+def _windows(size: int, halo_px: int) -> Iterator[tuple[int, int, int, int]]:
     """(start, stop, start with halo, stop with halo) along one side."""
-    if size <= TILE_PX + 2 * HALO_PX:
+    if size <= TILE_PX + 2 * halo_px:
         yield 0, size, 0, size
         return
     for start in range(0, size, TILE_PX):
         stop = min(start + TILE_PX, size)
-        yield start, stop, max(0, start - HALO_PX), min(size, stop + HALO_PX)
+        yield start, stop, max(0, start - halo_px), min(size, stop + halo_px)

@@ -23,7 +23,9 @@ TOLERANCE = {"psnr_db": 0.04, "ms_ssim": 0.0008, "bpp": 0.015}
 Pass = tuple[Symbols, np.ndarray]
 
 
-def reach(rate: Rate, rgb: np.ndarray, analyse: Callable[[int], Pass], size_bytes: Callable[[Symbols], int]) -> Pass:
+def reach(
+    rate: Rate, rgb: np.ndarray, analyse: Callable[[int], Pass], size_bytes: Callable[[Symbols], int], name: str
+) -> Pass:
     """The pass that meets the target of `rate` most closely from the right side.
 
     psnr_db and ms_ssim are reached or exceeded, bpp is not exceeded; at most 0.04 dB, 0.0008 or 1.5 % off unless six
@@ -64,7 +66,7 @@ def reach(rate: Rate, rgb: np.ndarray, analyse: Callable[[int], Pass], size_byte
         centi = following
     if best is None:
         raise CodecError(
-            f"cnn: the target of {kind} {target:g} cannot be reached: {value:.4g} at quality {centi / 100:g}; "
+            f"{name}: the target of {kind} {target:g} cannot be reached: {value:.4g} at quality {centi / 100:g}; "
             f"ask for {'more' if kind == 'bpp' else 'less'}, or for another codec"
         )
     return best[1]

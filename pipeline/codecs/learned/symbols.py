@@ -111,18 +111,11 @@ def entropy_decode(
     Raises:
         BitstreamError: damaged, foreign, made by another model, or larger than 500 megapixels.
     """
-    box = container.unpack(payload)
-    if box.model_id != model.model_id:
-        raise BitstreamError(
-            f"payload: it was made by model {box.model_id}, this is {model.model_id}; "
-            "decode it with the weights that its archive carries"
-        )
-    if box.width_px * box.height_px > PIXEL_LIMIT:
-        raise BitstreamError(f"payload: {box.width_px}x{box.height_px} is more than {PIXEL_LIMIT:,} pixels; refused")
+    box = opened(model, payload)
     grid = Grid.of(box.height_px, box.width_px)
     decoder = SymbolDecoder(model.tables, box.sections.get(container.ESCAPES, b""))
     hyper, latent = model.spec["hyper"], model.spec["latent"]
-    z_words, y_words = Words(box.sections[container.Z]), _band_words(box.sections[container.Y], len(list(grid.bands())))
+    z_words, y_words = Words(box.sections[container.Z]), band_words(box.sections[container.Y], len(list(grid.bands())))
     z = decoder.decode(z_words, z_indexes(model, box.quality_centi, grid)).reshape(hyper, grid.z_height, grid.z_width)
     y = np.zeros((latent, grid.height, grid.width), dtype=np.int16)
     base, z_float = y_base(model, box.quality_centi), z.astype(np.float64)
@@ -136,7 +129,20 @@ def entropy_decode(
     return Symbols(box.model_id, box.height_px, box.width_px, box.gray, box.quality_centi, y, z)
 
 
-def _band_words(section: bytes, count: int) -> list[Words]:
+def opened(model: FrozenModel, payload: bytes) -> Container:
+    """The container of a payload, once it is known to be of this model and of a size that can be decoded."""
+    box = container.unpack(payload)
+    if box.model_id != model.model_id:
+        raise BitstreamError(
+            f"payload: it was made by model {box.model_id}, this is {model.model_id}; "
+            "decode it with the weights that its archive carries"
+        )
+    if box.width_px * box.height_px > PIXEL_LIMIT:
+        raise BitstreamError(f"payload: {box.width_px}x{box.height_px} is more than {PIXEL_LIMIT:,} pixels; refused")
+    return box
+
+
+def band_words(section: bytes, count: int) -> list[Words]:
     """The section of y cut into its bands."""
     words, at = [], 0
     for _ in range(count):

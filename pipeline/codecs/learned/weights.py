@@ -18,9 +18,11 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from pipeline import storage
 from pipeline.entropy.tables import FrequencyTables
-from pipeline.errors import BitstreamError, ConfigError
+from pipeline.errors import BitstreamError, ConfigError, StorageError
 from pipeline.nn import integer
+from pipeline.nn.spec import CODECS
 
 _MALFORMED = (
     KeyError,
@@ -32,6 +34,7 @@ _MALFORMED = (
     safetensors.SafetensorError,
 )
 KIND = "mean-scale-hyperprior"
+SUFFIX = ".safetensors"
 FOLDER = resources.files("pipeline.codecs.learned") / "weights"
 
 
@@ -39,11 +42,14 @@ FOLDER = resources.files("pipeline.codecs.learned") / "weights"
 class FrozenModel:
     """One decoder, and the encoder that goes with it.
 
-    spec  the sizes of `nn.hyperprior.HyperpriorSpec`.
+    kind  what sort of model: a key of `nn.spec.SPECS`.
+    spec  its sizes, the fields of that class.
+    h_s  has no layers where every channel has one table.
     skip_below  scale indexes under this one are not coded: their symbols are 0.
     """
 
     sha256: str
+    kind: str
     spec: dict[str, Any]
     arrays: Mapping[str, np.ndarray]
     tables: FrequencyTables
@@ -61,30 +67,32 @@ def parse(data: bytes) -> FrozenModel:
     """A model from the bytes of its file.
 
     Raises:
-        BitstreamError: not a safetensors file of this kind, or inconsistent.
+        BitstreamError: not a safetensors file of a known kind, or inconsistent.
     """
     try:
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
-        meta = dict(json.loads(header["shardpress"]))
+        meta = meta_of(data)
         arrays = safetensors.numpy.load(data)
         kind, spec, skip_below = meta.get("kind"), dict(meta.get("spec", {})), int(meta.get("skip_below", 0))
     except _MALFORMED as error:
         raise BitstreamError(f"weights: not a shardpress model file ({error}); fetch it again") from error
-    if kind != KIND:
-        raise BitstreamError(f"weights: found a model of kind {kind!r}; this codec reads {KIND!r}")
-    missing = {"log2_base", "log2_sigma_z", "tables.frequencies", "tables.reaches"} - arrays.keys()
+    if kind not in CODECS:
+        raise BitstreamError(f"weights: found a model of kind {kind!r}; known are {', '.join(CODECS)}")
+    wanted = {"log2_sigma_z"} if kind == KIND else {"channels.order"}
+    missing = (wanted | {"log2_base", "tables.frequencies", "tables.reaches"}) - arrays.keys()
     if missing:
         raise BitstreamError(f"weights: {', '.join(sorted(missing))} missing; the file is damaged, fetch it again")
-    _require_consistent(arrays, spec)
+    (_require_consistent if kind == KIND else _require_static)(arrays, spec)
     tables = FrequencyTables(arrays["tables.frequencies"], arrays["tables.reaches"])
-    if len(tables) != integer.INDEX_COUNT:
-        raise BitstreamError(f"weights: {len(tables)} frequency tables; expected {integer.INDEX_COUNT}")
+    expected = integer.INDEX_COUNT if spec.get("num_bits") is None else 1
+    if len(tables) != expected:
+        raise BitstreamError(f"weights: {len(tables)} frequency tables; expected {expected}")
     return FrozenModel(
         sha256=hashlib.sha256(data).hexdigest(),
+        kind=kind,
         spec=spec,
         arrays=arrays,
         tables=tables,
-        h_s=integer.load_layers(arrays),
+        h_s=integer.load_layers(arrays) if kind == KIND else integer.IntegerHyperSynthesis((), np.zeros(1)),
         skip_below=skip_below,
         card=meta.get("card", {}),
     )
@@ -105,6 +113,18 @@ def _require_consistent(arrays: Mapping[str, np.ndarray], spec: Mapping[str, Any
         raise BitstreamError(f"weights: found sizes {wanted} that do not fit one another; the file is damaged")
 
 
+def _require_static(arrays: Mapping[str, np.ndarray], spec: Mapping[str, Any]) -> None:
+    """The same for a model with static tables: a scale for every channel, and every channel once in their order."""
+    try:
+        latent = _integers(arrays, "log2_base", 2).shape[1]
+        _integers(arrays, "tables.frequencies", 1), _integers(arrays, "tables.reaches", 1)
+        order = np.sort(_integers(arrays, "channels.order", 1))
+    except (KeyError, ValueError) as error:
+        raise BitstreamError(f"weights: {error}; the file is damaged, fetch it again") from None
+    if latent != spec.get("latent") or not np.array_equal(order, np.arange(latent)):
+        raise BitstreamError(f"weights: {latent} scales and {len(order)} channels do not fit; the file is damaged")
+
+
 def _layer_sizes(arrays: Mapping[str, np.ndarray], name: str) -> tuple[int, int]:
     """(out, in) channels of a layer of h_s."""
     weight = _integers(arrays, f"h_s.{name}.weight", 3)
@@ -123,20 +143,69 @@ def _integers(arrays: Mapping[str, np.ndarray], name: str, axes: int) -> np.ndar
     return found
 
 
+def meta_of(data: bytes) -> dict[str, Any]:
+    """What a model file says of itself: kind, spec, card. Raises KeyError, ValueError or TypeError for other files."""
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+    return dict(json.loads(header["shardpress"]))
+
+
 def serialise(arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]) -> bytes:
     """The file of a model; equal input gives equal bytes, so equal identity."""
     text = json.dumps({"kind": KIND, **meta}, sort_keys=True)
     return safetensors.numpy.save(dict(sorted(arrays.items())), metadata={"shardpress": text})
 
 
+_opened: dict[str, Any] = {}  # model id -> file outside the package, known to this process
+
+
 def packaged() -> dict[str, Any]:
-    """model id -> file, for every model that comes with the package."""
-    return {f.name.removesuffix(".safetensors"): f for f in FOLDER.iterdir() if f.name.endswith(".safetensors")}
+    """model id -> file, for every model that comes with the package, and those opened since by their path."""
+    files = {f.name.removesuffix(SUFFIX): f for f in FOLDER.iterdir() if f.name.endswith(SUFFIX)}
+    return files | _opened
 
 
-def default_model_id() -> str:
-    """The model that `cnn` means when no other is named; written in `weights/DEFAULT`."""
-    return (FOLDER / "DEFAULT").read_text().strip()
+def default_model_id(codec: str = "cnn") -> str:
+    """The model that a codec means when no other is named; written in `weights/DEFAULT`, or `weights/DEFAULT.<codec>`.
+
+    Raises:
+        ConfigError: this installation has no model of that codec.
+    """
+    file = FOLDER / ("DEFAULT" if codec == "cnn" else f"DEFAULT.{codec}")
+    if not file.is_file():
+        raise ConfigError(
+            f"codec {codec}: this installation has no weights for it; train some with "
+            f"`shardpress train --config configs/train/{codec}.yaml --data PHOTOS --out FOLDER`, "
+            f"then name the file: codec.model=FOLDER/<id>{SUFFIX}"
+        )
+    return file.read_text().strip()
+
+
+def open_model(model: str) -> str:
+    """The id of a model named by its id, or by the path or URI of its file, which this process then knows by its id.
+
+    Raises:
+        ConfigError: there is no such file.
+    """
+    if not model.endswith(SUFFIX):
+        return model
+    try:
+        data = storage.read_bytes(model)
+    except StorageError as error:
+        raise ConfigError(f"codec.model: {error}; expected the id or the file of a model") from error
+    model_id = hashlib.sha256(data).hexdigest()[:16]
+    _opened.setdefault(model_id, _Bytes(model, data))
+    return model_id
+
+
+@dataclass(frozen=True)
+class _Bytes:
+    """A file that was read, under the one method of a path that is asked for."""
+
+    name: str
+    data: bytes
+
+    def read_bytes(self) -> bytes:
+        return self.data
 
 
 @cache

@@ -1,0 +1,70 @@
+"""What models there are: those that come with the package, and files of one's own, from the cards they carry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from jobs import cli
+
+
+def models(
+    files: Annotated[list[str] | None, typer.Argument(metavar="[FILE ...]", help="Model files besides.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the list as JSON, cards included.")] = False,
+) -> int:
+    """List models: id, kind, size, work, rate and distortion, where they come from."""
+    from pipeline.codecs.learned import weights
+
+    for file in files or []:
+        weights.open_model(file)
+    found = [_entry(model_id) for model_id in sorted(weights.packaged())]
+    if json:
+        cli.print_json(found)
+        return cli.OK
+    for model in found:
+        print("\n  ".join(_lines(model)))
+    return cli.OK
+
+
+def _entry(model_id: str) -> dict[str, Any]:
+    from pipeline.codecs.learned import weights
+    from pipeline.nn.spec import CODECS
+
+    data = weights.packaged_bytes(model_id)
+    model = weights.packaged_model(model_id)
+    codec = CODECS[model.kind]
+    default = (weights.FOLDER / ("DEFAULT" if codec == "cnn" else f"DEFAULT.{codec}")).is_file()
+    entry = {"model": model_id, "codec": codec, "kind": model.kind, "bytes": len(data)}
+    return entry | {
+        "default": default and weights.default_model_id(codec) == model_id,
+        "spec": model.spec,
+        "card": model.card,
+    }
+
+
+def _lines(model: dict[str, Any]) -> list[str]:
+    card, mark = model["card"], ", the default" if model["default"] else ""
+    lines = [f"{model['model']}  {model['codec']}{mark}, {model['kind']}, {model['bytes'] / 1e6:.1f} MB"]
+    if work := card.get("kmac_per_px"):
+        lines.append(f"kMAC/px: encoder {work['encoder']:.1f}, decoder {work['decoder']:.1f}")
+    if points := card.get("validation", {}).get("bpp_psnr"):
+        lines.append("validation: " + ", ".join(f"{bpp:.3f} bpp {psnr_db:.2f} dB" for bpp, psnr_db in points))
+    told = {name: value for name, value in card.items() if name not in ("kmac_per_px", "validation")}
+    lines.append("from: " + (", ".join(f"{name} {_plain(value)}" for name, value in told.items()) or "no card"))
+    return lines
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{name} {part}" for name, part in value.items()) + ")"
+    return str(value)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return cli.run_command(models, argv, "python -m jobs.models")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,130 @@
+"""What `jobs.train` does with one run: photos, trainer, progress on the terminal, the exported file and its card."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config import TrainConfig
+from pipeline.errors import TrainingError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from pipeline.sources.base import Source
+    from pipeline.training.log import Log
+    from pipeline.training.loop import Trainer
+
+RECIPE = (
+    "lr", "optimizer", "matrix_lr_scale", "batch", "crop_px", "large_crop_px", "large_from", "ema_decay", "seed",
+    "init_from",
+)  # fmt: skip
+"""What a model's card says of its run, beside time and data."""
+
+
+def sources_of(settings: TrainConfig) -> tuple[Source, Source | None]:
+    """Where the photos to train on and those to validate on come from."""
+    from jobs.orders import source_of
+    from pipeline.sources.open import open_source
+
+    held_out = open_source(settings.data.validation) if settings.data.validation else None
+    return source_of(settings.data), held_out
+
+
+def photos_of(settings: TrainConfig) -> tuple[list[np.ndarray], list[np.ndarray] | None]:
+    from pipeline.training.ingest import read_photos
+
+    (source, held_out), limit = sources_of(settings), settings.data.limit_mpx
+    held = read_photos(held_out, settings.data.validation or "", limit) if held_out else None
+    return read_photos(source, settings.data.uri, limit), held
+
+
+def trainer_of(settings: TrainConfig, photos: list[np.ndarray], held_out: list[np.ndarray] | None) -> Trainer:
+    import torch
+
+    from pipeline.training.loop import Trainer
+
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    device = settings.device if settings.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    return Trainer(settings.run, photos, Path(settings.out), device, held_out)
+
+
+def fit(settings: TrainConfig, photos: list[np.ndarray], held_out: list[np.ndarray] | None) -> Trainer:
+    """Train here, or in workers that Ray Train starts; the trainer at the end of it."""
+    from pipeline.training.log import logging
+
+    if settings.workers == 1:
+        trainer = trainer_of(settings, photos, held_out)
+        with shown() as show, logging(Path(settings.out), show, workers=1, step=trainer.step) as log:
+            trainer.run(log)
+        return trainer
+    from pipeline.execution import training
+
+    training.fit(
+        settings.run,
+        *sources_of(settings),
+        out=settings.out,
+        limit_mpx=settings.data.limit_mpx,
+        workers=settings.workers,
+        gpus_per_worker=settings.gpus_per_worker,
+        max_failures=settings.max_failures,
+        threads=settings.threads or 1,
+    )
+    return trainer_of(settings, photos, held_out)
+
+
+@contextlib.contextmanager
+def shown() -> Iterator[Log]:
+    """Records on the terminal: a bar with the time left where someone looks at it, else lines of JSON."""
+    if not sys.stdout.isatty():
+        yield lambda record: print(json.dumps(record), flush=True)
+        return
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    columns = (BarColumn(), TextColumn("{task.percentage:.1f} %  {task.description}"))
+    with Progress(*columns) as progress:
+        bar = progress.add_task("starting", total=1.0)
+
+        def show(record: dict[str, Any]) -> None:
+            if "loss" in record:
+                minutes, seconds = divmod(record["eta_s"], 60)
+                text = f"step {record['step']}  loss {record['loss']:.3f}  {minutes} min {seconds:02d} s left"
+                progress.update(bar, completed=record["progress"], description=text)
+            else:
+                progress.print(json.dumps(record))
+
+        yield show
+
+
+def export(settings: TrainConfig, trainer: Trainer, photos: list[np.ndarray]) -> Path:
+    """OUT/<model id>.safetensors. Raises TrainingError when frozen and float model disagree."""
+    from pipeline.nn.complexity import kmac_per_px
+    from pipeline.training.export import export as exported
+
+    if trainer.step == 0:
+        raise TrainingError(f"{settings.out}: has no checkpoint to export; train first, without --export-only")
+    encoder, decoder = kmac_per_px(trainer.model.cpu().eval())
+    card = {
+        "name": settings.name,
+        "made": datetime.now(UTC).strftime("%Y-%m-%d"),
+        "steps": trainer.step,
+        "training_minutes": round(trainer.elapsed_s / 60, 1),
+        "photos": len(photos),
+        "megapixels": round(sum(p.shape[0] * p.shape[1] for p in photos) / 1e6, 1),
+        "device": str(trainer.device),
+        "recipe": {name: getattr(settings.run, name) for name in RECIPE},
+        "kmac_per_px": {"encoder": round(encoder, 2), "decoder": round(decoder, 2)},
+        "validation": trainer.validated,
+        **trainer.origin,
+    }
+    data = exported(settings.run.model, trainer.ema.weights, photos[: settings.calibration_photos], card)
+    path = Path(settings.out) / f"{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
+    path.write_bytes(data)
+    return path
