@@ -1,0 +1,107 @@
+"""Training under Ray Train: two workers do what one does, and a death among them costs the time since a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.errors import ConfigError, PipelineError
+from pipeline.execution import training
+from pipeline.nn.spec import TileSpec
+from pipeline.sources import open_source
+from pipeline.training.ingest import read_photos
+from pipeline.training.loop import Trainer
+from pipeline.training.spec import TrainSpec
+
+SPEC = TrainSpec(
+    steps=6, batch=2, crop_px=64, large_crop_px=64, warmup_steps=2, save_every_steps=2, validate_every_steps=6,
+    holdout=1, klt_patches=400, model=TileSpec(levels=2, tile_px=16, width=8, latent=24),
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(photos, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("photos")
+    for photo in photos[:3]:
+        with Image.open(photo) as image:
+            image.crop((100, 100, 400, 350)).save(out / f"{photo.stem}.png")
+    return out
+
+
+def checkpoint(out: Path) -> dict:
+    return torch.load(out / "checkpoint.pt", weights_only=True)
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(1800)
+def test_two_workers_train_what_one_trains_and_a_dead_one_is_replaced(folder, tmp_path):
+    source = open_source(str(folder))
+    alone = Trainer(SPEC, read_photos(source, str(folder), 100), tmp_path / "one")
+    alone.run(lambda record: None)
+    spec, out = replace(SPEC, steps=400), tmp_path / "two"
+    killed = threading.Thread(target=_kill_the_first_worker, args=(out / "log.jsonl",))
+    killed.start()
+    # The schedule is as long as the kill needs; what is compared is the first checkpoint of equal steps.
+    training.fit(spec, source, None, out=str(out), limit_mpx=100, workers=2)
+    killed.join()
+    records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    starts = [record["started"] for record in records if "started" in record]
+    assert len(starts) >= 2
+    assert starts[0]["step"] == 0
+    assert starts[-1]["step"] > 0
+    assert {start["workers"] for start in starts} == {2}
+    assert checkpoint(out)["step"] == 400
+
+    training.fit(SPEC, source, None, out=str(tmp_path / "equal"), limit_mpx=100, workers=2)
+    for name, value in checkpoint(tmp_path / "equal")["model"].items():
+        other = alone.model.state_dict()[name]
+        assert torch.allclose(value, other, rtol=1e-2, atol=2e-3 * float(other.abs().max())), name
+
+
+def _kill_the_first_worker(log: Path) -> None:
+    """Kills the worker that writes the log, once there is a checkpoint to go on from."""
+    deadline = time.monotonic() + 1200
+    while not (log.exists() and (log.parent / "checkpoint.pt").exists()):
+        if time.monotonic() > deadline:
+            return
+        time.sleep(0.05)
+    first = json.loads(log.read_text().splitlines()[0])["started"]
+    os.kill(first["pid"], signal.SIGKILL)
+
+
+def test_out_must_be_a_folder_that_workers_share(folder):
+    with pytest.raises(ConfigError, match="expected a folder that all 2 workers share"):
+        training.fit(SPEC, open_source(str(folder)), None, out="s3://cold/run", limit_mpx=100, workers=2)
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(900)
+def test_a_batch_that_does_not_divide_is_told_in_one_sentence(folder, tmp_path):
+    with pytest.raises(PipelineError, match=r"run\.batch: 3 pictures do not divide among 2 workers"):
+        training.fit(
+            replace(SPEC, batch=3), open_source(str(folder)), None,
+            out=str(tmp_path), limit_mpx=100, workers=2, max_failures=0,
+        )  # fmt: skip
+
+
+def test_noise_of_slices_is_the_noise_of_the_whole():
+    from pipeline.nn.layers import uniform_noise
+
+    x = torch.zeros(4, 3, 8, 8).to(memory_format=torch.channels_last)
+    torch.manual_seed(1)
+    whole = uniform_noise(x)
+    for rank in range(2):
+        torch.manual_seed(1)
+        part = uniform_noise(x[2 * rank : 2 * rank + 2], (rank, 2))
+        assert torch.equal(part, whole[2 * rank : 2 * rank + 2])
+    assert np.abs(whole.numpy()).max() <= 0.5
