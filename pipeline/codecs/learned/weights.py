@@ -22,7 +22,7 @@ from pipeline import storage
 from pipeline.entropy.tables import FrequencyTables
 from pipeline.errors import BitstreamError, ConfigError, StorageError
 from pipeline.nn import integer
-from pipeline.nn.spec import CODECS
+from pipeline.nn.spec import CODECS, spec_of
 
 _MALFORMED = (
     KeyError,
@@ -75,13 +75,16 @@ def parse(data: bytes) -> FrozenModel:
         kind, spec, skip_below = meta.get("kind"), dict(meta.get("spec", {})), int(meta.get("skip_below", 0))
     except _MALFORMED as error:
         raise BitstreamError(f"weights: not a shardpress model file ({error}); fetch it again") from error
-    if kind not in CODECS:
+    if not isinstance(kind, str) or kind not in CODECS:
         raise BitstreamError(f"weights: found a model of kind {kind!r}; known are {', '.join(CODECS)}")
     wanted = {"log2_sigma_z"} if kind == KIND else {"channels.order"}
     missing = (wanted | {"log2_base", "tables.frequencies", "tables.reaches"}) - arrays.keys()
     if missing:
         raise BitstreamError(f"weights: {', '.join(sorted(missing))} missing; the file is damaged, fetch it again")
-    (_require_consistent if kind == KIND else _require_static)(arrays, spec)
+    if kind == KIND:
+        _require_consistent(arrays, spec)
+    else:
+        _require_static(arrays, kind, spec)
     tables = FrequencyTables(arrays["tables.frequencies"], arrays["tables.reaches"])
     expected = integer.INDEX_COUNT if spec.get("num_bits") is None else 1
     if len(tables) != expected:
@@ -113,13 +116,14 @@ def _require_consistent(arrays: Mapping[str, np.ndarray], spec: Mapping[str, Any
         raise BitstreamError(f"weights: found sizes {wanted} that do not fit one another; the file is damaged")
 
 
-def _require_static(arrays: Mapping[str, np.ndarray], spec: Mapping[str, Any]) -> None:
+def _require_static(arrays: Mapping[str, np.ndarray], kind: str, spec: dict[str, Any]) -> None:
     """The same for a model with static tables: a scale for every channel, and every channel once in their order."""
     try:
         latent = _integers(arrays, "log2_base", 2).shape[1]
         _integers(arrays, "tables.frequencies", 1), _integers(arrays, "tables.reaches", 1)
         order = np.sort(_integers(arrays, "channels.order", 1))
-    except (KeyError, ValueError) as error:
+        spec_of(kind, spec)
+    except (KeyError, ValueError, TypeError, ConfigError) as error:
         raise BitstreamError(f"weights: {error}; the file is damaged, fetch it again") from None
     if latent != spec.get("latent") or not np.array_equal(order, np.arange(latent)):
         raise BitstreamError(f"weights: {latent} scales and {len(order)} channels do not fit; the file is damaged")
