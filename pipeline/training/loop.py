@@ -157,7 +157,7 @@ class Trainer:
             if self.step % self.spec.save_every_steps == 0:
                 self.save()
             if self.step % self.spec.validate_every_steps == 0 or self.progress >= 1:
-                log({"step": self.step, "validation": self.validate()})
+                log({"step": self.step, "elapsed_s": round(self.elapsed_s, 1), "validation": self.validate()})
         if not self.group.rank:
             self.save()
 

@@ -34,8 +34,12 @@ def ms_ssim(x_hat: Tensor, x: Tensor) -> Tensor:
     """(B,) 1 - MS-SSIM in units of MSE. Wang, Simoncelli & Bovik, 2003."""
     if min(x.shape[-2:]) < LEAST_PX:
         raise TrainingError(f"run.crop_px is {min(x.shape[-2:])}; MS-SSIM needs crops of at least {LEAST_PX} px")
-    import pytorch_msssim
-
+    try:
+        import pytorch_msssim
+    except ImportError as error:
+        raise TrainingError(
+            "run.loss.kind: MS-SSIM needs the package pytorch-msssim, which is missing; pip install 'shardpress[train]'"
+        ) from error
     # Differences outside the range have to keep a gradient, so nothing is clamped.
     with torch.autocast(x.device.type, enabled=False):
         found = pytorch_msssim.ms_ssim(x_hat.float(), x.float(), data_range=1.0, size_average=False)

@@ -1,4 +1,4 @@
-"""Adds golden payloads of the default model: `python -m tests.golden.add`. Existing files are never touched.
+"""Adds golden payloads of each codec's default model: `python -m tests.golden.add`. Existing files are never touched.
 
 Each is a payload, the hash of its symbols, and the picture it decoded to on the day it was made.
 """
@@ -9,12 +9,15 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from pipeline.codecs import registry
 from pipeline.codecs.base import Symbols
-from pipeline.codecs.learned.hyperprior import Hyperprior
+from pipeline.codecs.learned import weights
+from pipeline.nn.spec import CODECS
 from pipeline.records import Picture, Rate
 
 FOLDER = Path(__file__).parent / "v1"
@@ -40,16 +43,32 @@ def cases() -> Iterator[tuple[str, Picture, float]]:
     yield "noise-q100", Picture(noise), 100.0
 
 
+def codecs() -> Iterator[str]:
+    """Learned codecs that this installation has weights for."""
+    for codec in CODECS.values():
+        if codec == "cnn" or (weights.FOLDER / f"DEFAULT.{codec}").is_file():
+            yield codec
+
+
 def main() -> None:
-    model_id = Hyperprior().model_id
+    for codec in codecs():
+        add(codec)
+
+
+def add(codec_name: str) -> None:
+    model_id = weights.default_model_id(codec_name)
     for name, picture, quality in cases():
         path = FOLDER / f"{model_id}-{name}.spx"
         if path.exists():
             continue
-        codec = Hyperprior(Rate(quality=quality), device="cpu")
+        codec: Any = registry.build(codec_name, Rate(quality=quality), device="cpu")
         payload = codec.encode(picture).payload
         path.write_bytes(payload)
-        expected = {"model_id": model_id, "symbols_sha256": symbols_sha256(codec.entropy_decode(payload))}
+        expected = {
+            "codec": codec_name,
+            "model_id": model_id,
+            "symbols_sha256": symbols_sha256(codec.entropy_decode(payload)),
+        }
         path.with_suffix(".json").write_text(json.dumps(expected, indent=1) + "\n")
         Image.fromarray(codec.decode(payload)).save(path.with_suffix(".png"), optimize=True)
         print(path)

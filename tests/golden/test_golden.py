@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from pipeline.codecs import registry
 from pipeline.codecs.learned import weights
-from pipeline.codecs.learned.hyperprior import Hyperprior
-from tests.golden.add import FOLDER, symbols_sha256
+from tests.golden.add import FOLDER, codecs, symbols_sha256
 
 PAYLOADS = sorted(FOLDER.glob("*.spx"))
 
 
-def test_the_default_model_has_golden_payloads():
-    assert any(path.name.startswith(weights.default_model_id()) for path in PAYLOADS)
+@pytest.mark.parametrize("codec", codecs())
+def test_every_default_model_has_golden_payloads(codec):
+    assert any(path.name.startswith(weights.default_model_id(codec)) for path in PAYLOADS)
 
 
 @pytest.mark.parametrize("path", PAYLOADS, ids=lambda p: p.stem)
 def test_every_released_bitstream_gives_its_symbols_and_its_picture(path: Path):
     expected = json.loads(path.with_suffix(".json").read_text())
-    codec = Hyperprior(model=expected["model_id"], device="cpu")
+    codec: Any = registry.build(expected.get("codec", "cnn"), model=expected["model_id"], device="cpu")
     payload = path.read_bytes()
     assert symbols_sha256(codec.entropy_decode(payload)) == expected["symbols_sha256"]
     with Image.open(path.with_suffix(".png")) as image:
