@@ -35,7 +35,7 @@ def test_a_run_ends_in_a_model_file_and_can_be_taken_further(photos, tmp_path, c
     ("arguments", "code", "said"),
     [
         (["--out", "o"], 2, "data"),
-        (["--data", "nowhere", "--out", "o"], 1, "no such file or folder"),
+        (["--data", "nowhere", "--out", "o"], 1, "nothing at all"),
         (["--data", "d", "--out", "o", "run.stepz=3"], 2, "did you mean 'run.steps'"),
         (["--data", "d", "--out", "o", "run.model.latent=many"], 2, "run.model.latent"),
         (["--config", "missing.yaml"], 2, "missing.yaml"),
