@@ -97,7 +97,7 @@ class Trainer:
         if fresh:
             self._start()
         if isinstance(spec.model, TransferSpec):
-            self.model.g_a.features.requires_grad_(spec.backbone.finetune)  # type: ignore[union-attr]
+            self.model.g_a.features.requires_grad_(spec.backbone.finetune)
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.forward = torch.compile(self.model, dynamic=False) if spec.compile else self.model
         self.distortion = losses.distortion_of(spec.loss, self.device)

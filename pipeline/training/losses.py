@@ -43,7 +43,7 @@ def ms_ssim(x_hat: Tensor, x: Tensor) -> Tensor:
     # Differences outside the range have to keep a gradient, so nothing is clamped.
     with torch.autocast(x.device.type, enabled=False):
         found = pytorch_msssim.ms_ssim(x_hat.float(), x.float(), data_range=1.0, size_average=False)
-    return MS_SSIM_UNITS * (1 - found)  # type: ignore[no-any-return]
+    return MS_SSIM_UNITS * (1 - found)
 
 
 class Features(nn.Module):
@@ -86,7 +86,7 @@ class PatchGan(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Conv2d(4 * width, 1, 3, 1, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layers(x - 0.5).float()  # type: ignore[no-any-return]
+        return self.layers(x - 0.5).float()
 
 
 class Adversary:

@@ -46,7 +46,7 @@ class StaticNetworks:
         found = {k.removeprefix(prefix): v for k, v in self.model.arrays.items() if k.startswith(prefix)}
         module.load_state_dict({name: torch.from_numpy(value.astype(np.float32)) for name, value in found.items()})
         module.requires_grad_(False).eval()
-        return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+        return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()
     def analyse(self, rgb: np.ndarray, quality_centi: int, gray: bool, effort: int = 1) -> tuple[Symbols, np.ndarray]:
