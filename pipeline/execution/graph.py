@@ -133,7 +133,8 @@ def _plain(error: BaseException) -> PipelineError:
         # Ray's own copy of an error is an instance of its class as well, and its text is a traceback.
         if isinstance(at, PipelineError) and not isinstance(at, RayError):
             again = "; what was committed stays, run the same command again to go on"
-            return type(at)(f"{at}{again if isinstance(at, StoreUnavailable) else ''}")
+            # Ours are one line; Ray Data writes advice of its own below it.
+            return type(at)(f"{str(at).splitlines()[0]}{again if isinstance(at, StoreUnavailable) else ''}")
     named = [at for at in chain if not type(at).__module__.startswith("ray")] or chain
     lines = [line.strip() for line in str(named[-1]).splitlines() if line.strip()] or ["no message"]
     return PipelineError(f"a worker failed: {type(named[-1]).__name__}: {lines[0]}; run the same command to resume")
