@@ -32,14 +32,14 @@ class S3Server:
 
     def bucket(self, name: str) -> str:
         """The URI of a bucket called `name`, made when it is new."""
-        if self.folder is not None:
-            (self.folder / name).mkdir(exist_ok=True)
-            # rclone looks at its folder once a second.
-            _wait(lambda: _status(f"{self.endpoint}/{name}?list-type=2") != 404, 10)
-            return f"s3://{name}"
         import s3fs
 
-        s3fs.S3FileSystem(skip_instance_cache=True, endpoint_url=self.endpoint).makedirs(name, exist_ok=True)
+        there = s3fs.S3FileSystem(skip_instance_cache=True, use_listings_cache=False, endpoint_url=self.endpoint)
+        if self.folder is None:
+            there.makedirs(name, exist_ok=True)
+        else:
+            (self.folder / name).mkdir(exist_ok=True)
+            _wait(lambda: there.exists(name), 10)  # rclone looks at its folder once a second
         return f"s3://{name}"
 
 
