@@ -141,6 +141,8 @@ def _scale_gray_key(image: ImageFile.ImageFile, data: bytes) -> None:
 def _sentence(data: bytes, error: Exception) -> str:
     text = _ADDRESS.sub("file", " ".join(str(error).split()))[:160] or type(error).__name__
     kind = guard.kind_of(data) or "image"
+    if isinstance(error, MemoryError):
+        text = "out of memory"
     return (
         f"the {kind} file of {len(data)} bytes cannot be decoded: {text}; expected a complete, undamaged file, "
         "so fetch or export it again"
