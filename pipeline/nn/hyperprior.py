@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from pipeline.nn.hyper import HyperAnalysis, HyperSynthesis
 from pipeline.nn.klt import klt
-from pipeline.nn.layers import QualityTable, lower_bound, soft_gradient_round, ste_round, uniform_noise, upper_bound
-from pipeline.nn.spec import HyperpriorSpec
+from pipeline.nn.layers import QualityTable, lower_bound, midpoint_round, ste_round, uniform_noise, upper_bound
+from pipeline.nn.spec import CURVATURE, HyperpriorSpec, StaticSpec
 from pipeline.nn.transforms import AnalysisTransform, SynthesisTransform
 
 LOG2_SIGMA_MIN, LOG2_SIGMA_MAX = -3.0, 8.0
@@ -47,6 +47,16 @@ def logistic_bits(residual: Tensor, sigma: Tensor) -> Tensor:
     upper, lower = (residual.abs() + 0.5) * steepness, (residual.abs() - 0.5) * steepness
     nats = F.softplus(-upper) + F.softplus(lower) - torch.log1p(-torch.exp(-steepness))
     return nats / math.log(2)
+
+
+def loss_curvature(spec: HyperpriorSpec | StaticSpec, quality: Tensor, shape: torch.Size, gain: Tensor) -> Tensor:
+    """Second derivative of the training loss of pictures of `shape` over a latent in quantiser steps, (B, M, 1, 1).
+
+    That of `losses.rd_loss` where latents are orthonormal, times what it measured lower for trained ones.
+    """
+    lmbda = spec.lmbda_min * (spec.lmbda_max / spec.lmbda_min) ** quality
+    squared_error = spec.loss_scale(lmbda) * lmbda * 255**2 / math.prod(shape)
+    return 2 * CURVATURE * squared_error[:, None, None, None] / gain.detach().square()
 
 
 class MeanScaleHyperprior(nn.Module):
@@ -101,7 +111,8 @@ class MeanScaleHyperprior(nn.Module):
         y_bits = logistic_bits(self.quantised(residual), sigma)
         # mu moves neither the picture nor, but for the slope of soft rounding, its gradient; times the sigma of the DC
         # channel that leak is noise of hundreds of steps, so only the rate may teach mu.
-        y_hat = (soft_gradient_round(y - mu.detach()) + mu.detach()) / gain
+        curvature = loss_curvature(self.spec, quality, x.shape, gain)
+        y_hat = (midpoint_round(y - mu.detach(), curvature.expand_as(y)) + mu.detach()) / gain
         return Likelihoods(self.g_s(y_hat, quality), y_bits.flatten(1).sum(1), z_bits.flatten(1).sum(1))
 
     def quantised(self, x: Tensor) -> Tensor:

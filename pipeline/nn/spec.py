@@ -14,6 +14,8 @@ SCALE_STEPS_PER_OCTAVE = 16
 """Units of the scales that an input normalisation sends."""
 SCALE_BOUNDS = (-48, 16)
 """An eighth to twice the common spread."""
+CURVATURE = 0.8
+"""Curvature of a picture's squared error over its latents, where 1 is that of orthonormal transforms."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,10 @@ class _Spec:
         """The rate-distortion trade-off at `quality` in [0, 1]: bpp + lmbda * MSE on 0..255."""
         low, high = self.lmbda_min, self.lmbda_max  # type: ignore[attr-defined]
         return float(low * (high / low) ** quality)
+
+    def loss_scale(self, lmbda: Any) -> Any:
+        """Weight of a picture's loss: rate grows like lmbda^0.5, and what counts is relative rate, as in BD-rate."""
+        return ((self.lmbda_min * self.lmbda_max) ** 0.5 / lmbda) ** 0.5  # type: ignore[attr-defined]
 
     def to_json(self) -> dict[str, Any]:
         """The fields as they stand in a weights file, which names the kind beside them."""

@@ -36,11 +36,6 @@ from pipeline.training.optimizer import Optimizer
 from pipeline.training.spec import TrainSpec
 
 
-def distortion_weight(spec: ModelSpec, lmbda: Tensor) -> Tensor:
-    """Scale of each image's loss. Rate grows like lmbda^0.5, and what counts is relative rate, as in BD-rate."""
-    return torch.sqrt(math.sqrt(spec.lmbda_min * spec.lmbda_max) / lmbda)
-
-
 def rd_loss(
     forward: Callable[[Tensor, Tensor], Likelihoods],
     spec: ModelSpec,
@@ -54,7 +49,7 @@ def rd_loss(
     mse = losses.mse(out.x_hat, x)
     cost = mse if distortion is losses.mse else distortion(out.x_hat, x)
     lmbda = spec.lmbda_min * (spec.lmbda_max / spec.lmbda_min) ** quality
-    loss = (distortion_weight(spec, lmbda) * (bpp + lmbda * cost)).mean()
+    loss = (spec.loss_scale(lmbda) * (bpp + lmbda * cost)).mean()
     return loss, bpp.detach(), mse.detach(), out.x_hat
 
 
@@ -206,7 +201,7 @@ class Trainer:
         spec = self.spec.model
         lmbda = spec.lmbda_min * (spec.lmbda_max / spec.lmbda_min) ** quality
         complaint = self.adversary.complaint(x_hat)  # type: ignore[union-attr]
-        return (distortion_weight(spec, lmbda) * lmbda * complaint).mean()
+        return (spec.loss_scale(lmbda) * lmbda * complaint).mean()
 
     def _teach_adversary(self, x_hat: Tensor, x: Tensor) -> None:
         if self.adversary is None:

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.nn.hyperprior import MeanScaleHyperprior, logistic_bits, pad_to
+from pipeline.nn.hyperprior import Likelihoods, MeanScaleHyperprior, logistic_bits, loss_curvature, pad_to
 from pipeline.nn.klt import klt
-from pipeline.nn.layers import QualityTable, lower_bound, soft_gradient_round, upper_bound
+from pipeline.nn.layers import QualityTable, lower_bound, midpoint_round, upper_bound
 from pipeline.nn.spec import HyperpriorSpec
 
 SPEC = HyperpriorSpec(latent=768, width=16, encoder_blocks=1, decoder_blocks=1, hyper_width=32, hyper=8)
@@ -31,16 +31,48 @@ def test_bits_of_far_values_grow_with_the_distance_and_pull_back(far):
 
 
 def test_rounding_pulls_between_integers_and_hardly_at_them():
+    flat = torch.zeros(4)
     x = torch.tensor([0.0, 0.45, -1.0, 2.5], requires_grad=True)
-    rounded = soft_gradient_round(x)
+    rounded = midpoint_round(x, flat)
     rounded.sum().backward()
     assert rounded.tolist() == [0.0, 0.0, -1.0, 2.0]
     assert x.grad is not None
     assert x.grad[0] < 0.2 < 1.5 < x.grad[1]
     grid = torch.linspace(0, 1, 1001, requires_grad=True)
-    soft_gradient_round(grid).sum().backward()
+    midpoint_round(grid, torch.zeros(1001)).sum().backward()
     assert grid.grad is not None
     assert grid.grad.mean().item() == pytest.approx(1.0, abs=0.01)
+
+
+@pytest.mark.parametrize(("value", "wanted"), [(0.4, 0.4), (0.6, 0.6), (-0.3, -0.3), (1.7, 1.7), (0.45, 2.0)])
+def test_the_pull_of_rounding_is_what_crossing_over_would_change(value, wanted):
+    """For the error (rounded - wanted)^2, floor and ceil differ by 1 - 2 * (wanted - floor)."""
+    x = torch.tensor([value], requires_grad=True)
+    (midpoint_round(x, torch.tensor([2.0])) - wanted).square().sum().backward()
+    crossing = 1 - 2 * (wanted - np.floor(value))
+    slope = torch.tensor([value], requires_grad=True)
+    midpoint_round(slope, torch.zeros(1)).sum().backward()
+    assert x.grad is not None
+    assert slope.grad is not None
+    assert x.grad.item() == pytest.approx(crossing * slope.grad.item(), abs=1e-5)
+
+
+def test_the_curvature_of_the_loss_is_that_of_an_orthonormal_transform():
+    """A latent moved by one step changes lmbda * MSE as the second derivative says, times `CURVATURE`."""
+    from pipeline.nn.spec import CURVATURE
+    from pipeline.training.loop import rd_loss
+
+    def forward(x, quality):
+        return Likelihoods(x + moved, torch.zeros(2), torch.zeros(2))
+
+    gain, quality = torch.full((2, 1, 1, 1), 5.0), torch.tensor([0.3, 0.8])
+    losses = []
+    for step in (0.0, 1.0):
+        moved = torch.zeros(2, 3, 64, 64)
+        moved[1, 0, 0, 0] = step / 5.0
+        losses.append(rd_loss(forward, SPEC, torch.zeros(2, 3, 64, 64), quality)[0].item())
+    curvature = loss_curvature(SPEC, quality, torch.Size((2, 3, 64, 64)), gain)
+    assert losses[1] - losses[0] == pytest.approx(curvature[1].item() / 2 / CURVATURE, rel=1e-4)
 
 
 def test_lower_bound_lets_gradients_push_back_up():

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from pipeline.codecs.base import Symbols
-from pipeline.codecs.learned.quantise import CURVATURE, ERROR_WORTH, PASSES, Quantiser, pulls
+from pipeline.codecs.learned.quantise import ERROR_WORTH, PASSES, Quantiser, pulls
 from pipeline.codecs.learned.symbols import Grid, mu_of, y_base
 from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.nn import integer
 from pipeline.nn.freeze import FrozenTransforms
 from pipeline.nn.hyperprior import pad_to
-from pipeline.nn.spec import HyperpriorSpec
+from pipeline.nn.spec import CURVATURE, HyperpriorSpec
 
 TILE_PX = 1024
 HALO_PX = 64

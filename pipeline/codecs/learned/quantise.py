@@ -23,8 +23,6 @@ REACH = 32
 """Magnitudes from here on are rounded: their neighbours cost the same."""
 PASSES = (0, 0, 1, 2, 3, 4, 6, 8, 16, 32)
 """Slopes of the decoder's error that each effort computes."""
-CURVATURE = 0.8
-"""c, where 1 is the curvature of orthonormal transforms."""
 ERROR_WORTH = 1.7
 """How much more an error counts than lmbda says: at 1, too many symbols go to zero for the steps that gains set."""
 
