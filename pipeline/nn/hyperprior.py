@@ -21,7 +21,15 @@ from torch import Tensor, nn
 
 from pipeline.nn.hyper import HyperAnalysis, HyperSynthesis
 from pipeline.nn.klt import klt
-from pipeline.nn.layers import QualityTable, lower_bound, midpoint_round, ste_round, uniform_noise, upper_bound
+from pipeline.nn.layers import (
+    QualityTable,
+    centroid_shift,
+    lower_bound,
+    reconstruct,
+    ste_round,
+    uniform_noise,
+    upper_bound,
+)  # fmt: skip
 from pipeline.nn.spec import CURVATURE, HyperpriorSpec, StaticSpec
 from pipeline.nn.transforms import AnalysisTransform, SynthesisTransform
 
@@ -111,8 +119,9 @@ class MeanScaleHyperprior(nn.Module):
         y_bits = logistic_bits(self.quantised(residual), sigma)
         # mu moves neither the picture nor, but for the slope of soft rounding, its gradient; times the sigma of the DC
         # channel that leak is noise of hundreds of steps, so only the rate may teach mu.
-        curvature = loss_curvature(self.spec, quality, x.shape, gain)
-        y_hat = (midpoint_round(y - mu.detach(), curvature.expand_as(y)) + mu.detach()) / gain
+        curvature = loss_curvature(self.spec, quality, x.shape, gain).expand_as(y)
+        centred = reconstruct(y - mu.detach(), centroid_shift(sigma.detach()), curvature)
+        y_hat = (centred + mu.detach()) / gain
         return Likelihoods(self.g_s(y_hat, quality), y_bits.flatten(1).sum(1), z_bits.flatten(1).sum(1))
 
     def quantised(self, x: Tensor) -> Tensor:

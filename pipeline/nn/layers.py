@@ -101,31 +101,44 @@ def ste_round(x: Tensor) -> Tensor:
     return x + (x.round() - x).detach()
 
 
-class _MidpointRound(torch.autograd.Function):
-    """See `midpoint_round`."""
+def centroid_shift(sigma: Tensor) -> Tensor:
+    """How far the mean of a logistic's tail in a unit bin lies below the bin's centre, in [0, 1/2].
 
-    @staticmethod
-    def forward(ctx, x: Tensor, curvature: Tensor, sharpness: float) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.save_for_backward(x, curvature)
-        ctx.sharpness = sharpness
-        return x.round()
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
-        x, curvature = ctx.saved_tensors
-        inside = torch.tanh(ctx.sharpness * (x - x.floor() - 0.5))
-        slope = ctx.sharpness * (1 - inside.square()) / (2 * math.tanh(ctx.sharpness / 2))
-        to_midpoint = torch.where(inside < 0, 0.5, -0.5)
-        return slope * (grad + curvature * to_midpoint), None, None
-
-
-def midpoint_round(x: Tensor, curvature: Tensor, sharpness: float = 6.0) -> Tensor:
-    """round(x) forward; backward what rounding up instead of down would change, times how soon x gets there.
-
-    `curvature`, shaped like x, is the second derivative of the loss over the rounded value. For a quadratic loss the
-    step from floor to ceil changes it by the slope at the midpoint, grad + curvature / 2 seen from below, and the
-    slope of soft rounding (Agustsson & Theis, "Universally Quantized Neural Compression", NeurIPS 2020, eq. 10) is the
-    density of x crossing over when it is jittered. Without the term of the curvature, a latent at 0.4 is told that
-    growing helps although 1 is further from it than 0: channels that should stay empty fill up, the rate runs away.
+    Tails fall off exponentially, by e^(-pi / sqrt(3) / sigma) a unit, and so does what is inside a bin.
     """
-    return _MidpointRound.apply(x, curvature, sharpness)
+    steepness = (math.pi / math.sqrt(3) / sigma).clamp_max(60.0)
+    return 0.5 - 1 / steepness + 1 / torch.expm1(steepness)
+
+
+class _Reconstruct(torch.autograd.Function):
+    """See `reconstruct`."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, shift: Tensor, curvature: Tensor, sharpness: float) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.save_for_backward(x, shift, curvature)
+        ctx.sharpness = sharpness
+        symbol = x.round()
+        return symbol - symbol.sign() * shift
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[no-untyped-def]
+        x, shift, curvature = ctx.saved_tensors
+        magnitude = x.abs()
+        below = magnitude.floor()
+        inside = torch.tanh(ctx.sharpness * (magnitude - below - 0.5))
+        density = ctx.sharpness * (1 - inside.square()) / (2 * math.tanh(ctx.sharpness / 2))
+        step = torch.where(below == 0, 1 - shift, 1.0)
+        to_midpoint = torch.where(inside < 0, step, -step) * x.sign() / 2
+        return density * step * (grad + curvature * to_midpoint), None, None, None
+
+
+def reconstruct(x: Tensor, shift: Tensor, curvature: Tensor, sharpness: float = 6.0) -> Tensor:
+    """round(x) moved by `shift` towards zero; backward what crossing over to the next value would change.
+
+    `curvature` is the second derivative of the loss over the result; both are shaped like x. A quadratic loss changes
+    between two values by their distance times the slope at the midpoint, and the slope of soft rounding (Agustsson &
+    Theis, "Universally Quantized Neural Compression", NeurIPS 2020, eq. 10) says how likely a jittered x crosses over.
+    With the slope at the value itself, a latent at 0.4 is told that growing helps although 1 is further from it than
+    0: channels that should stay empty fill up, and low rates run away after some thousand steps.
+    """
+    return _Reconstruct.apply(x, shift, curvature, sharpness)

@@ -23,7 +23,7 @@ from pipeline.errors import ConfigError
 from pipeline.nn import integer
 from pipeline.nn.backbone import Backbone
 from pipeline.nn.hyperprior import Likelihoods, MeanScaleHyperprior, logistic_bits, loss_curvature
-from pipeline.nn.layers import DepthConvBlock, QualityTable, midpoint_round, uniform_noise
+from pipeline.nn.layers import DepthConvBlock, QualityTable, reconstruct, uniform_noise
 from pipeline.nn.normalise import Normalisation
 from pipeline.nn.pyramid import PyramidBranch, PyramidFeatures
 from pipeline.nn.spec import SCALE_STEPS_PER_OCTAVE, ConvSpec, StaticSpec, TileSpec, TransferSpec
@@ -113,7 +113,8 @@ class StaticCompressor(nn.Module):
             sigma = MeanScaleHyperprior.sigma(self.log2_base(quality) + shift)
             y_bits = logistic_bits(self._quantised(y), sigma).flatten(1).sum(1)
         curvature = loss_curvature(self.spec, quality, x.shape, gain)
-        x_hat = undone(self.g_s(midpoint_round(y, curvature.expand_as(y)) / gain, quality), norm)
+        y_hat = reconstruct(y, torch.zeros_like(y), curvature.expand_as(y)) / gain
+        x_hat = undone(self.g_s(y_hat, quality), norm)
         return Likelihoods(x_hat, y_bits, torch.zeros_like(y_bits))
 
     def _quantised(self, y: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ import torch
 
 from pipeline.nn.hyperprior import Likelihoods, MeanScaleHyperprior, logistic_bits, loss_curvature, pad_to
 from pipeline.nn.klt import klt
-from pipeline.nn.layers import QualityTable, lower_bound, midpoint_round, upper_bound
+from pipeline.nn.layers import QualityTable, centroid_shift, lower_bound, reconstruct, upper_bound
 from pipeline.nn.spec import HyperpriorSpec
 
 SPEC = HyperpriorSpec(latent=768, width=16, encoder_blocks=1, decoder_blocks=1, hyper_width=32, hyper=8)
@@ -30,31 +30,46 @@ def test_bits_of_far_values_grow_with_the_distance_and_pull_back(far):
     assert residual.grad.item() == pytest.approx(slope, rel=1e-3)
 
 
-def test_rounding_pulls_between_integers_and_hardly_at_them():
-    flat = torch.zeros(4)
-    x = torch.tensor([0.0, 0.45, -1.0, 2.5], requires_grad=True)
-    rounded = midpoint_round(x, flat)
-    rounded.sum().backward()
-    assert rounded.tolist() == [0.0, 0.0, -1.0, 2.0]
+def pull(value: float, loss, shift: float = 0.0, curvature: float = 0.0) -> float:
+    """The gradient of `loss` of what `value` is reconstructed to."""
+    x = torch.tensor([value], requires_grad=True)
+    loss(reconstruct(x, torch.tensor([shift]), torch.tensor([curvature]))).sum().backward()
     assert x.grad is not None
-    assert x.grad[0] < 0.2 < 1.5 < x.grad[1]
+    return x.grad.item()
+
+
+def test_symbols_are_reconstructed_nearer_to_zero():
+    x = torch.tensor([0.0, 0.45, -1.0, 2.6])
+    assert reconstruct(x, torch.full((4,), 0.25), torch.zeros(4)).tolist() == [0.0, 0.0, -0.75, 2.75]
+
+
+def test_rounding_pulls_between_integers_and_hardly_at_them():
+    assert pull(0.0, torch.sum) < 0.2 < 1.5 < pull(0.45, torch.sum)
     grid = torch.linspace(0, 1, 1001, requires_grad=True)
-    midpoint_round(grid, torch.zeros(1001)).sum().backward()
+    reconstruct(grid, torch.zeros(1001), torch.zeros(1001)).sum().backward()
     assert grid.grad is not None
     assert grid.grad.mean().item() == pytest.approx(1.0, abs=0.01)
 
 
+@pytest.mark.parametrize("shift", [0.0, 0.2])
 @pytest.mark.parametrize(("value", "wanted"), [(0.4, 0.4), (0.6, 0.6), (-0.3, -0.3), (1.7, 1.7), (0.45, 2.0)])
-def test_the_pull_of_rounding_is_what_crossing_over_would_change(value, wanted):
-    """For the error (rounded - wanted)^2, floor and ceil differ by 1 - 2 * (wanted - floor)."""
-    x = torch.tensor([value], requires_grad=True)
-    (midpoint_round(x, torch.tensor([2.0])) - wanted).square().sum().backward()
-    crossing = 1 - 2 * (wanted - np.floor(value))
-    slope = torch.tensor([value], requires_grad=True)
-    midpoint_round(slope, torch.zeros(1)).sum().backward()
-    assert x.grad is not None
-    assert slope.grad is not None
-    assert x.grad.item() == pytest.approx(crossing * slope.grad.item(), abs=1e-5)
+def test_the_pull_is_what_crossing_over_would_change(value, wanted, shift):
+    low = np.floor(abs(value))
+    levels = [np.sign(value) * (level - shift if level else 0.0) for level in (low, low + 1)]
+    crossing = np.sign(value) * ((levels[1] - wanted) ** 2 - (levels[0] - wanted) ** 2)
+    found = pull(value, lambda y: (y - wanted).square(), shift, curvature=2.0)
+    assert found == pytest.approx(crossing * pull(value, torch.sum), rel=1e-4)
+
+
+@pytest.mark.parametrize("sigma", [0.125, 0.5, 2.0, 50.0])
+def test_centroids_are_those_of_a_logistic_tail(sigma):
+    from scipy import stats
+
+    law = stats.logistic(scale=sigma * np.sqrt(3) / np.pi)
+    far = 6 * sigma + 1
+    values = np.linspace(far - 0.5, far + 0.5, 10_001)
+    mean = np.average(values, weights=law.pdf(values))
+    assert far - mean == pytest.approx(centroid_shift(torch.tensor(sigma)).item(), abs=2e-3)
 
 
 def test_the_curvature_of_the_loss_is_that_of_an_orthonormal_transform():
