@@ -26,7 +26,7 @@ from pipeline.nn.hyperprior import MeanScaleHyperprior
 from pipeline.nn.spec import ModelSpec
 from pipeline.nn.static import StaticCompressor
 from pipeline.training import static_export
-from pipeline.training.fitting import count, fit, reach_of, sigmas, table_arrays
+from pipeline.training.fitting import count, fit, reach_of, shifts, sigmas, table_arrays
 
 SKIP_BELOW = 2
 MEAN_TOLERANCE, SCALE_TOLERANCE = 0.02, 0.02
@@ -44,7 +44,7 @@ def export(spec: ModelSpec, state: dict[str, Tensor], photos: Sequence[np.ndarra
     model.eval()
     if isinstance(model, StaticCompressor):
         return static_export.export(model, photos, card)
-    arrays = models.frozen(model)
+    arrays = models.frozen(model) | {"tables.shifts": shifts()}
     logistic = freeze_tables([logistic_pmf(s, reach_of(s)) for s in sigmas()])
     meta = {"spec": spec.to_json(), "skip_below": 0, "card": card}
     first = weights.parse(weights.serialise(arrays | table_arrays(logistic), meta))

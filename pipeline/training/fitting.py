@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import torch
 
 from pipeline.entropy.tables import FrequencyTables, logistic_pmf
 from pipeline.nn import integer
+from pipeline.nn.layers import centroid_shift
 
 # Weight of the logistic against the histogram, in symbols: enough to smooth tails, too little to matter elsewhere.
 PRIOR_SYMBOLS = 300.0
@@ -26,6 +28,12 @@ def sigmas() -> list[float]:
 def table_arrays(tables: FrequencyTables) -> dict[str, np.ndarray]:
     """Tables as they stand in a weights file."""
     return {"tables.frequencies": tables.frequencies.astype(np.int32), "tables.reaches": tables.reaches}
+
+
+def shifts() -> np.ndarray:
+    """How far towards zero symbols are reconstructed under each table: as in training, `layers.centroid_shift`."""
+    found: np.ndarray = centroid_shift(torch.tensor(sigmas(), dtype=torch.float64)).float().numpy()
+    return found
 
 
 def count(counts: list[np.ndarray], symbols: np.ndarray, indexes: np.ndarray) -> None:

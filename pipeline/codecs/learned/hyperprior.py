@@ -158,14 +158,14 @@ class Hyperprior:
 
     def decode(self, payload: bytes) -> np.ndarray:
         """(H, W, 3) uint8. Raises BitstreamError for anything but a whole payload of this model."""
-        mu = list[np.ndarray]()
+        y_hat = list[np.ndarray]()
         with _named(self.name):
             found = symbols.entropy_decode(
                 self.frozen,
                 payload,
-                lambda position, mean: mu.append(symbols.mu_of(position.astype(np.float32), mean.astype(np.float32))),
+                lambda band: y_hat.append(symbols.dequantised(self.frozen, band)),
             )
-        return self.networks.synthesise(found, np.concatenate(mu, axis=1))
+        return self.networks.synthesise(found, np.concatenate(y_hat, axis=1))
 
     def restore_source(self, payload: bytes) -> bytes | None:
         return None

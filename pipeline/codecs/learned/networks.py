@@ -100,7 +100,7 @@ class Networks:
             else:
                 value = self.quantiser.cheapest(residual, index.long(), error_bits)
             symbols[:, rows] = value.cpu().numpy()
-            y_hat[:, rows] = value + mu
+            y_hat[:, rows] = self.quantiser.centred(value, index.long()) + mu
 
     def _slope(
         self, rgb: np.ndarray, y_hat: Tensor, quality: Tensor, gain: Tensor, gray: bool, error_bits: Tensor
@@ -123,16 +123,15 @@ class Networks:
         return tiled(16 * y_hat.shape[1], 16 * y_hat.shape[2], tile, torch.empty_like(y_hat)[None], 16)[0]
 
     @torch.inference_mode()
-    def synthesise(self, symbols: Symbols, mu: np.ndarray | None = None) -> np.ndarray:
-        """(H, W, 3) uint8; `mu` (M, h, w) float32 in quantiser steps, where the caller has it from h_s already."""
-        y_hat = torch.from_numpy(symbols.y).to(self.device).float()
-        if mu is None:
-            z = torch.from_numpy(symbols.z.astype(np.float64)).to(self.device)
-            for rows, _, of_band in self._bands(Grid.of(symbols.height_px, symbols.width_px), symbols.quality_centi, z):
-                y_hat[:, rows] += of_band
-        else:
-            y_hat += torch.from_numpy(mu).to(self.device)
-        return self._picture(y_hat[None], symbols)
+    def synthesise(self, symbols: Symbols, y_hat: np.ndarray | None = None) -> np.ndarray:
+        """(H, W, 3) uint8; `y_hat` (M, h, w) float32 in quantiser steps, where the caller has asked h_s already."""
+        if y_hat is not None:
+            return self._picture(torch.from_numpy(y_hat).to(self.device)[None], symbols)
+        found = torch.from_numpy(symbols.y).to(self.device).float()
+        z = torch.from_numpy(symbols.z.astype(np.float64)).to(self.device)
+        for rows, index, mu in self._bands(Grid.of(symbols.height_px, symbols.width_px), symbols.quality_centi, z):
+            found[:, rows] = self.quantiser.centred(found[:, rows], index.long()) + mu
+        return self._picture(found[None], symbols)
 
     def _quality(self, quality_centi: int) -> Tensor:
         return torch.tensor([quality_centi / integer.QUALITY_UNITS], dtype=torch.float32, device=self.device)

@@ -38,15 +38,21 @@ class Quantiser:
     def __init__(self, model: FrozenModel, device: torch.device) -> None:
         self.skip_below = model.skip_below
         self.bits = torch.from_numpy(_bits_of(model)).to(device)
+        self.shifts = torch.from_numpy(model.shifts).to(device)
 
     def nearest(self, residual: Tensor, index: Tensor) -> Tensor:
         """Integers nearest to `residual`; zero where the tables at `index` are not coded."""
         return residual.round() * (index >= self.skip_below)
 
+    def centred(self, symbols: Tensor, index: Tensor) -> Tensor:
+        """What integers under the tables at `index` stand for: the centroids of their bins."""
+        return symbols - symbols.sign() * self.shifts[index]
+
     def cheapest(self, residual: Tensor, index: Tensor, error_bits: Tensor) -> Tensor:
         """The cheapest of nearest magnitude, the one below, and zero; `error_bits` is the price of a squared step."""
         magnitude = residual.abs()
-        nearest = magnitude.round()
+        # Centroids lie below their integers, so that a magnitude halfway up may be nearer to the one above.
+        nearest = (magnitude + self.shifts[index]).round()
         best, best_cost = nearest, self._cost(nearest, magnitude, index, error_bits)
         for other in ((nearest - 1).clamp_min(0), torch.zeros_like(nearest)):
             cost = self._cost(other, magnitude, index, error_bits)
@@ -54,7 +60,8 @@ class Quantiser:
         return torch.where(magnitude < REACH, best, nearest) * residual.sign() * (index >= self.skip_below)
 
     def _cost(self, value: Tensor, magnitude: Tensor, index: Tensor, error_bits: Tensor) -> Tensor:
-        return self.bits[index, value.clamp_max(REACH).long()] + error_bits * (magnitude - value).square()
+        error = magnitude - self.centred(value, index)
+        return self.bits[index, value.clamp_max(REACH).long()] + error_bits * error.square()
 
 
 def _bits_of(model: FrozenModel) -> np.ndarray:

@@ -7,6 +7,7 @@ y goes in bands of rows, so that memory does not grow with the picture; FORMAT.m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -100,13 +101,34 @@ def mu_of(position: integer.Array, mean: integer.Array) -> integer.Array:
     return mean * (0.5**integer.ACTIVATION_BITS) * integer.sigma_of(position)
 
 
+@dataclass(frozen=True, eq=False)
+class DecodedBand:
+    """What is known of a band of y once it is decoded, all (M, rows, w).
+
+    y int16 symbols, index uint8 the tables they were coded with, position and mean what h_s said (float64 integers).
+    """
+
+    y: np.ndarray
+    index: np.ndarray
+    position: np.ndarray
+    mean: np.ndarray
+
+
+def dequantised(model: FrozenModel, band: DecodedBand) -> np.ndarray:
+    """y_hat in quantiser steps, (M, rows, w) float32: symbols at the centroids of their bins, plus mu."""
+    y_hat = mu_of(band.position.astype(np.float32), band.mean.astype(np.float32))
+    coded = np.flatnonzero(band.y)
+    symbols = band.y.ravel()[coded].astype(np.float32)
+    y_hat.reshape(-1)[coded] += symbols - np.sign(symbols) * model.shifts[band.index.ravel()[coded]]
+    return y_hat
+
+
 def entropy_decode(
-    model: FrozenModel, payload: bytes, on_band: Callable[[np.ndarray, np.ndarray], None] = lambda position, mean: None
+    model: FrozenModel, payload: bytes, on_band: Callable[[DecodedBand], None] = lambda band: None
 ) -> Symbols:
     """The symbols of a payload; integer arithmetic only.
 
-    `on_band(position, mean)`, both (M, rows, w) float64 integers, is told what h_s said of each band of y, so that
-    synthesis need not ask again.
+    `on_band` is given each band of y, so that synthesis need not ask h_s again.
 
     Raises:
         BitstreamError: damaged, foreign, made by another model, or larger than 500 megapixels.
@@ -122,9 +144,9 @@ def entropy_decode(
     for band, words in zip(grid.bands(), y_words, strict=True):
         offset, mean = band.hyper(model.h_s, z_float)
         position = integer.fixed_log2_sigma(base, offset)
-        on_band(position, mean)
         index = integer.index_of(position).astype(np.uint8)
         y[:, band.rows] = decoder.decode(words, index.ravel(), model.skip_below).reshape(index.shape)
+        on_band(DecodedBand(y[:, band.rows], index, position, mean))
     decoder.finish()
     return Symbols(box.model_id, box.height_px, box.width_px, box.gray, box.quality_centi, y, z)
 

@@ -58,6 +58,12 @@ class FrozenModel:
     card: dict[str, Any]
 
     @property
+    def shifts(self) -> np.ndarray:
+        """How far under each table symbols other than 0 are reconstructed towards zero, (tables,) float32."""
+        found = self.arrays.get("tables.shifts")
+        return np.zeros(len(self.tables), np.float32) if found is None else found
+
+    @property
     def model_id(self) -> str:
         """First 16 hex digits of the SHA-256, as payload headers carry it."""
         return self.sha256[:16]
@@ -89,6 +95,7 @@ def parse(data: bytes) -> FrozenModel:
     expected = integer.INDEX_COUNT if spec.get("num_bits") is None else 1
     if len(tables) != expected:
         raise BitstreamError(f"weights: {len(tables)} frequency tables; expected {expected}")
+    _require_shifts(arrays.get("tables.shifts"), expected)
     return FrozenModel(
         sha256=hashlib.sha256(data).hexdigest(),
         kind=kind,
@@ -127,6 +134,14 @@ def _require_static(arrays: Mapping[str, np.ndarray], kind: str, spec: dict[str,
         raise BitstreamError(f"weights: {error}; the file is damaged, fetch it again") from None
     if latent != spec.get("latent") or not np.array_equal(order, np.arange(latent)):
         raise BitstreamError(f"weights: {latent} scales and {len(order)} channels do not fit; the file is damaged")
+
+
+def _require_shifts(shifts: np.ndarray | None, tables: int) -> None:
+    """Raises BitstreamError unless there are none, or one from 0 to 1/2 for each table."""
+    if shifts is not None and (
+        shifts.dtype != np.float32 or shifts.shape != (tables,) or not ((shifts >= 0) & (shifts <= 0.5)).all()
+    ):
+        raise BitstreamError("weights: tables.shifts are not one float32 from 0 to 1/2 a table; the file is damaged")
 
 
 def _layer_sizes(arrays: Mapping[str, np.ndarray], name: str) -> tuple[int, int]:
