@@ -33,7 +33,38 @@ class DepthConvBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x + self.project(self.spatial(F.silu(self.expand(x))))
-        return x + self.merge(F.glu(self.gate(x), dim=1))
+        return x + self.merge(gated(self.gate(x)))
+
+
+class _Gated(torch.autograd.Function):
+    """u * sigmoid(v), its gradient written straight into one tensor of the layout of the input."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        u, v = x.chunk(2, dim=1)
+        gate = torch.sigmoid(v)
+        ctx.save_for_backward(x, gate)
+        return u * gate
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        x, gate = ctx.saved_tensors
+        both = torch.empty_like(x)
+        to_u, to_v = both.chunk(2, dim=1)
+        torch.mul(grad, gate, out=to_u)
+        torch.mul(to_u * (1 - gate), x.chunk(2, dim=1)[0], out=to_v)
+        return both
+
+
+def gated(x: Tensor) -> Tensor:
+    """u * sigmoid(v) of x (B, 2C, H, W) = [u, v]: (B, C, H, W).
+
+    That of torch is faster forward, but its gradient loses channels_last: a pass through g_s and back took 1.8 times
+    as long with it.
+    """
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
+        return F.glu(x, dim=1)
+    return _Gated.apply(x)
 
 
 class QualityTable(nn.Module):

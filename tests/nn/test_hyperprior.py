@@ -4,7 +4,7 @@ import torch
 
 from pipeline.nn.hyperprior import Likelihoods, MeanScaleHyperprior, logistic_bits, loss_curvature, pad_to
 from pipeline.nn.klt import klt
-from pipeline.nn.layers import QualityTable, centroid_shift, lower_bound, reconstruct, upper_bound
+from pipeline.nn.layers import QualityTable, centroid_shift, gated, lower_bound, reconstruct, upper_bound
 from pipeline.nn.spec import HyperpriorSpec
 
 SPEC = HyperpriorSpec(latent=768, width=16, encoder_blocks=1, decoder_blocks=1, hyper_width=32, hyper=8)
@@ -88,6 +88,17 @@ def test_the_curvature_of_the_loss_is_that_of_an_orthonormal_transform():
         losses.append(rd_loss(forward, SPEC, torch.zeros(2, 3, 64, 64), quality)[0].item())
     curvature = loss_curvature(SPEC, quality, torch.Size((2, 3, 64, 64)), gain)
     assert losses[1] - losses[0] == pytest.approx(curvature[1].item() / 2 / CURVATURE, rel=1e-4)
+
+
+def test_the_gate_and_its_gradient_are_those_of_torch():
+    x = torch.randn(2, 6, 5, 4).to(memory_format=torch.channels_last).requires_grad_()
+    weights = torch.randn(2, 3, 5, 4)
+    (own,) = torch.autograd.grad((gated(x) * weights).sum(), x)
+    (wanted,) = torch.autograd.grad((torch.nn.functional.glu(x, 1) * weights).sum(), x)
+    assert torch.allclose(own, wanted, atol=1e-6)
+    assert own.is_contiguous(memory_format=torch.channels_last)
+    with torch.no_grad():
+        assert torch.allclose(gated(x), torch.nn.functional.glu(x, 1), atol=1e-6)
 
 
 def test_lower_bound_lets_gradients_push_back_up():

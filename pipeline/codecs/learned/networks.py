@@ -51,7 +51,9 @@ class Networks:
         self.transforms = transforms.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.bf16 = self.device.type == "cuda" or has_fast_bf16()
         self.quantiser = Quantiser(model, self.device)
-        self.h_s = model.h_s.to(lambda array: torch.from_numpy(array).to(self.device))
+        self.h_s = model.h_s  # on a CPU, NumPy takes half the time of torch for these small products in float64
+        if self.device.type != "cpu":
+            self.h_s = model.h_s.to(lambda array: torch.from_numpy(array).to(self.device))
 
     @torch.no_grad()
     def analyse(self, rgb: np.ndarray, quality_centi: int, gray: bool, effort: int = 1) -> tuple[Symbols, np.ndarray]:
@@ -158,8 +160,9 @@ class Networks:
     def _bands(self, grid: Grid, quality_centi: int, z: Tensor) -> Iterator[ScaledBand]:
         """(rows of y, scale index, mu in quantiser steps) of each band."""
         base = torch.from_numpy(y_base(self.model, quality_centi)).to(self.device)
+        hyper_latents = z.numpy() if self.device.type == "cpu" else z
         for band in grid.bands():
-            offset, mean = band.hyper(self.h_s, z)
+            offset, mean = (torch.as_tensor(part) for part in band.hyper(self.h_s, hyper_latents))
             position = integer.fixed_log2_sigma(base, offset)
             mu = mu_of(position.float(), mean.float())
             yield band.rows, integer.index_of(position).to(torch.uint8), mu
