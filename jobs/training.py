@@ -16,10 +16,13 @@ from pipeline.errors import TrainingError
 
 if TYPE_CHECKING:
     import numpy as np
+    from torch import Tensor
 
+    from pipeline.nn.spec import ModelSpec
     from pipeline.sources.base import Source
     from pipeline.training.log import Log
     from pipeline.training.loop import Trainer
+    from pipeline.training.spec import TrainSpec
 
 RECIPE = (
     "lr", "optimizer", "matrix_lr_scale", "batch", "crop_px", "large_crop_px", "large_from", "ema_decay", "seed",
@@ -93,7 +96,7 @@ def shown() -> Iterator[Log]:
         bar = progress.add_task("starting", total=1.0)
 
         def show(record: dict[str, Any]) -> None:
-            if "loss" in record:
+            if "eta_s" in record:
                 minutes, seconds = divmod(record["eta_s"], 60)
                 text = f"step {record['step']}  loss {record['loss']:.3f}  {minutes} min {seconds:02d} s left"
                 progress.update(bar, completed=record["progress"], description=text)
@@ -101,6 +104,22 @@ def shown() -> Iterator[Log]:
                 progress.print(json.dumps(record))
 
         yield show
+
+
+def polished(
+    spec: TrainSpec, trainer: Trainer, data: bytes, photos: list[np.ndarray], card: dict[str, Any]
+) -> tuple[ModelSpec, dict[str, Tensor]]:
+    """Spec and state of the model with a decoder that knows what is sent; `card` is told what that brought."""
+    from pipeline.codecs.learned import weights
+    from pipeline.nn.spec import HyperpriorSpec
+    from pipeline.training.polish import polish
+
+    assert isinstance(spec.model, HyperpriorSpec)  # TrainSpec takes polish_steps for no other
+    steps, crops = spec.polish_steps, spec.polish_crops
+    with shown() as show:
+        found = polish(spec.model, trainer.ema.weights, weights.parse(data), photos, steps, crops, log=show)
+    card["polish"] = {"steps": steps, "crops": crops, "psnr_db": [round(found.before_db, 3), round(found.after_db, 3)]}
+    return spec.model, found.state
 
 
 def export(settings: TrainConfig, trainer: Trainer, photos: list[np.ndarray]) -> Path:
@@ -124,7 +143,10 @@ def export(settings: TrainConfig, trainer: Trainer, photos: list[np.ndarray]) ->
         "validation": trainer.validated,
         **trainer.origin,
     }
-    data = exported(settings.run.model, trainer.ema.weights, photos[: settings.calibration_photos], card)
+    calibration = photos[: settings.calibration_photos]
+    data = exported(settings.run.model, trainer.ema.weights, calibration, card)
+    if settings.run.polish_steps:
+        data = exported(*polished(settings.run, trainer, data, photos, card), calibration, card)
     path = Path(settings.out) / f"{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
     path.write_bytes(data)
     return path

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
+from pipeline.errors import ConfigError
 from pipeline.nn.spec import HyperpriorSpec, ModelSpec
 
 
@@ -68,6 +69,8 @@ class TrainSpec:
     `lr` is AdamW's peak; Muon, which trains the matrices, gets `matrix_lr_scale` times that.
     `init_from` is a model to start from: an id, a file, or `default` for the packaged one; its kind and sizes must be
     those of `model`.
+    `polish_steps` fit g_s, on a CPU and after the schedule, to `polish_crops` crops as the encoder sends them
+    (`polish.py`); 0 leaves it, and other kinds of model know no such thing.
     `compile` runs the networks through torch.compile, a quarter faster on a CPU after a minute or two of compiling;
     `large_from` is the part of the schedule after which crops grow to `large_crop_px` at equal pixels a step.
     """
@@ -91,9 +94,17 @@ class TrainSpec:
     validate_every_steps: int = 1000
     holdout: int = 16
     klt_patches: int = 30_000
+    polish_steps: int = 0
+    polish_crops: int = 600
     compile: bool = False
     init_from: str | None = None
     loss: LossSpec = field(default_factory=LossSpec)
     augment: AugmentSpec = field(default_factory=AugmentSpec)
     backbone: BackboneSpec = field(default_factory=BackboneSpec)
     model: ModelSpec = field(default_factory=HyperpriorSpec)
+
+    def __post_init__(self) -> None:
+        if self.polish_steps and not isinstance(self.model, HyperpriorSpec):
+            raise ConfigError(
+                f"run.polish_steps is {self.polish_steps}; a model of kind {self.model.kind} is not polished, use 0"
+            )

@@ -66,6 +66,11 @@ class Networks:
         """What `analyse` finds, without the work of synthesis."""
         return self._quantised(rgb, quality_centi, gray, effort)[0]
 
+    @torch.no_grad()
+    def latents_sent(self, rgb: np.ndarray, quality_centi: int, effort: int) -> Tensor:
+        """y_hat (1, M, h, w) in quantiser steps, as the decoder of `symbols_of` gets it."""
+        return self._quantised(rgb, quality_centi, False, effort)[1]
+
     def _quantised(self, rgb: np.ndarray, quality_centi: int, gray: bool, effort: int) -> tuple[Symbols, Tensor]:
         """Symbols, and y_hat (1, M, h, w) in quantiser steps."""
         height_px, width_px = rgb.shape[:2]
