@@ -72,6 +72,8 @@ def running(cpus: int = 3) -> Iterator[Head]:
     dashboard = _free_port()
     command = ["start", "--head", "--block", "--node-ip-address", "127.0.0.3", "--port", "0", "--num-cpus", str(cpus)]
     command += ["--dashboard-port", str(dashboard), "--temp-dir", str(folder), "--object-store-memory", "200000000"]
+    # Its default, 52365, belongs to whichever Ray of this machine was first; the second's agent then takes no jobs.
+    command += ["--dashboard-agent-listen-port", str(_free_port())]
     process = subprocess.Popen(
         [BIN / "ray", *command], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -94,12 +96,20 @@ def json_of(output: str) -> dict[str, object]:
 
 
 def _wait_for_agent(head: Head, process: subprocess.Popen[bytes]) -> None:
-    """Until jobs can be submitted: the dashboard answers and the node's agent has told where it listens."""
+    """Until jobs can be submitted: the dashboard answers, and the node's agent has told where it listens."""
     deadline = time.monotonic() + LIMIT_S
-    while not list(head.folder.glob("session_latest/dashboard_agent_listen_port_*")) or not _answers(head):
+    while not _port_of_agent(head) or not _answers(head):
         assert process.poll() is None, "ray start ended"
         assert time.monotonic() < deadline, f"no Ray head after {LIMIT_S} s"
         time.sleep(0.3)
+
+
+def _port_of_agent(head: Head) -> int:
+    """0 before it listens. The agent that could not bind its port says -1, lives on, and every job is refused."""
+    written = [path.read_text() for path in head.folder.glob("session_latest/dashboard_agent_listen_port_*")]
+    port = int(written[0] or 0) if written else 0
+    assert port >= 0, "the agent's port was taken by another process"
+    return port
 
 
 def _answers(head: Head) -> bool:
