@@ -16,7 +16,6 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(1200)]
 
 FAULTS = [
     Fault("driver", "data part", "after"),
-    Fault("task", "metrics part", "before"),
     Fault("task", "metrics part", "after"),
     Fault("node", "encode", "before", lives=2),
     Fault("actor", "analyse", "before", codec="cnn"),
