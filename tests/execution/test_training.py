@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import signal
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -42,17 +45,45 @@ def checkpoint(out: Path) -> dict:
     return torch.load(out / "checkpoint.pt", weights_only=True)
 
 
+@pytest.fixture
+def exact(monkeypatch) -> None:
+    """Trains in float32: in bfloat16 the order of sums alone is a third of the way that weights go in six steps."""
+    monkeypatch.setattr(training, "_work", _work_exactly)
+    monkeypatch.setattr(torch, "autocast", partial(torch.autocast, enabled=False))
+
+
+def _work_exactly(settings: dict[str, Any]) -> None:
+    from pipeline.execution.training import _work
+
+    torch.autocast = partial(torch.autocast, enabled=False)  # type: ignore[misc,assignment]
+    _work(settings)
+
+
 @pytest.mark.ray
-@pytest.mark.timeout(1800)
-def test_two_workers_train_what_one_trains_and_a_dead_one_is_replaced(folder, tmp_path):
+@pytest.mark.timeout(900)
+def test_two_workers_train_what_one_trains(folder, tmp_path, small_ray, exact):
     source = open_source(str(folder))
     alone = Trainer(SPEC, read_photos(source, str(folder), 100), tmp_path / "one")
+    start = copy.deepcopy(alone.model.state_dict())
     alone.run(lambda record: None)
-    spec, out = replace(SPEC, steps=400), tmp_path / "two"
+    training.fit(SPEC, source, None, out=str(tmp_path / "two"), limit_mpx=100, workers=2)
+    found = checkpoint(tmp_path / "two")
+    assert found["step"] == SPEC.steps
+    # 0.002 as measured; 0.4 where workers draw noise of their own, 1.1 where gradients are not shared.
+    assert _distance(found["model"], alone.model.state_dict()) < 0.02 * _distance(alone.model.state_dict(), start)
+
+
+def _distance(a: dict, b: dict) -> float:
+    return float(torch.stack([(value.double() - b[name].double()).norm() for name, value in a.items()]).norm())
+
+
+@pytest.mark.ray
+@pytest.mark.timeout(900)
+def test_a_dead_worker_is_replaced_and_training_goes_on_from_its_checkpoint(folder, tmp_path, small_ray):
+    spec, out = replace(SPEC, steps=100, validate_every_steps=100), tmp_path / "two"
     killed = threading.Thread(target=_kill_the_first_worker, args=(out / "log.jsonl",))
     killed.start()
-    # The schedule is as long as the kill needs; what is compared is the first checkpoint of equal steps.
-    training.fit(spec, source, None, out=str(out), limit_mpx=100, workers=2)
+    training.fit(spec, open_source(str(folder)), None, out=str(out), limit_mpx=100, workers=2)
     killed.join()
     records = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     starts = [record["started"] for record in records if "started" in record]
@@ -60,17 +91,12 @@ def test_two_workers_train_what_one_trains_and_a_dead_one_is_replaced(folder, tm
     assert starts[0]["step"] == 0
     assert starts[-1]["step"] > 0
     assert {start["workers"] for start in starts} == {2}
-    assert checkpoint(out)["step"] == 400
-
-    training.fit(SPEC, source, None, out=str(tmp_path / "equal"), limit_mpx=100, workers=2)
-    for name, value in checkpoint(tmp_path / "equal")["model"].items():
-        other = alone.model.state_dict()[name]
-        assert torch.allclose(value, other, rtol=1e-2, atol=2e-3 * float(other.abs().max())), name
+    assert checkpoint(out)["step"] == 100
 
 
 def _kill_the_first_worker(log: Path) -> None:
     """Kills the worker that writes the log, once there is a checkpoint to go on from."""
-    deadline = time.monotonic() + 1200
+    deadline = time.monotonic() + 600
     while not (log.exists() and (log.parent / "checkpoint.pt").exists()):
         if time.monotonic() > deadline:
             return
@@ -86,7 +112,7 @@ def test_out_must_be_a_folder_that_workers_share(folder):
 
 @pytest.mark.ray
 @pytest.mark.timeout(900)
-def test_a_batch_that_does_not_divide_is_told_in_one_sentence(folder, tmp_path):
+def test_a_batch_that_does_not_divide_is_told_in_one_sentence(folder, tmp_path, small_ray):
     with pytest.raises(PipelineError, match=r"run\.batch: 3 pictures do not divide among 2 workers"):
         training.fit(
             replace(SPEC, batch=3), open_source(str(folder)), None,
