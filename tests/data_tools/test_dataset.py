@@ -69,7 +69,9 @@ def test_batches_decoded_in_the_main_process_equal_those_of_workers(codec: str, 
     loader = DataLoader(coded, batch_size=8, num_workers=1, collate_fn=list)
     seen = {s["image_id"]: s["image"] for samples in map(decoder, loader) for s in samples}
     assert seen.keys() == whole.keys()
-    assert all(torch.equal(seen[name].byte(), whole[name]) for name in whole)
+    # Symbols are exact; a float network sums in another order for eight pictures than for one.
+    level = 1 if codec == "learned" else 0
+    assert all((seen[name] - whole[name].float()).abs().max() <= level for name in whole)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
