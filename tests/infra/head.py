@@ -68,11 +68,14 @@ def running(cpus: int = 3) -> Iterator[Head]:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_metrics_report_interval_ms": "500",
         "RAY_worker_niceness": "0",
+        # The defaults of these, and of the agent below, belong to whichever Ray of this machine was first. A second
+        # one starts all the same: its agent takes no jobs, and its exporters are listed but do not answer.
+        "AUTOSCALER_METRIC_PORT": str(_free_port()),
+        "DASHBOARD_METRIC_PORT": str(_free_port()),
     }
     dashboard = _free_port()
     command = ["start", "--head", "--block", "--node-ip-address", "127.0.0.3", "--port", "0", "--num-cpus", str(cpus)]
     command += ["--dashboard-port", str(dashboard), "--temp-dir", str(folder), "--object-store-memory", "200000000"]
-    # Its default, 52365, belongs to whichever Ray of this machine was first; the second's agent then takes no jobs.
     command += ["--dashboard-agent-listen-port", str(_free_port())]
     process = subprocess.Popen(
         [BIN / "ray", *command], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
