@@ -26,7 +26,7 @@ demo: install ## recompress the sample photos to demo/archive, restore them to d
 	$(BIN)/python -m jobs.restore --archive demo/archive --out demo/restored
 
 test: install ## all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: install ## style, types, floors
 	$(BIN)/ruff format --check .

@@ -19,6 +19,11 @@ from typing import Any
 
 import pytest
 
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Side by side: two torches that spin a thread per core each take many times as long as with one thread each.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TEST_PATIENCE", "3")
+
 ACCESS_KEY, SECRET_KEY = "AKIAPHOTOSTEST12", "s3cr3t-never-to-be-shown-9f1c"
 PHOTOS = Path(__file__).parent / "data" / "photos"
 
@@ -41,6 +46,16 @@ class S3Server:
             (self.folder / name).mkdir(exist_ok=True)
             _wait(lambda: there.exists(name), 10)  # rclone looks at its folder once a second
         return f"s3://{name}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files come first, and short ones fill up the other process's time: those that may take long, then Ray's."""
+    limits, rays = dict.fromkeys((item.path for item in items), 0), set()
+    for item in items:
+        limit = item.get_closest_marker("timeout")
+        limits[item.path] = max(limits[item.path], limit.args[0] if limit else 0)
+        rays |= {item.path} if item.get_closest_marker("ray") else set()
+    items.sort(key=lambda item: (-limits[item.path], item.path not in rays))
 
 
 @pytest.fixture(scope="session")
