@@ -18,7 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("suite", deadline=None)  # a busy machine is no bug
+settings.load_profile("suite")
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Side by side: two torches that spin a thread per core each take many times as long as with one thread each.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -44,7 +47,7 @@ class S3Server:
             there.makedirs(name, exist_ok=True)
         else:
             (self.folder / name).mkdir(exist_ok=True)
-            _wait(lambda: there.exists(name), 10)  # rclone looks at its folder once a second
+            _wait(lambda: there.exists(name), 60)  # rclone looks at its folder once a second
         return f"s3://{name}"
 
 
@@ -147,11 +150,11 @@ def _serve(command: list[str], folder: Path | None) -> Iterator[S3Server]:
         [part.format(port=port) for part in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     try:
-        _wait(lambda: _status(endpoint) is not None, 30)
+        _wait(lambda: _status(endpoint) is not None, 120)
         yield S3Server(endpoint, folder)
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
 
 
 def _status(url: str) -> int | None:

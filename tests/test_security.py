@@ -74,7 +74,7 @@ def test_reading_an_archive_unpickles_nothing(tmp_path: Path, fill: Callable[...
         [sys.executable, "-c", WATCHED, archive.uri, str(tmp_path / "out")],
         capture_output=True,
         text=True,
-        timeout=250,
+        timeout=540,
         cwd=ROOT,
     )
     assert done.returncode == 0, done.stderr
@@ -135,7 +135,7 @@ def test_a_ray_of_our_own_listens_on_loopback_alone(tmp_path: Path):
 
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     done = subprocess.run(
-        [sys.executable, "-c", LISTENING], capture_output=True, text=True, timeout=280, cwd=ROOT, env=environment
+        [sys.executable, "-c", LISTENING], capture_output=True, text=True, timeout=540, cwd=ROOT, env=environment
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])

@@ -170,14 +170,17 @@ class TestLocal:
 
 @pytest.mark.s3
 class TestS3:
-    def test_conditional_writes_are_used_where_they_are_honoured(self, moto_server: S3Server) -> None:
+    def test_conditional_writes_are_used_where_they_are_honoured(
+        self, moto_server: S3Server, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(s3, "SETTLE_S", 60)  # which nobody has to wait here
         bucket = moto_server.bucket("conditional")
         start = time.monotonic()
         for number in range(5):
             assert storage.put_if_absent(f"{bucket}/{number}", b"same")
             assert not storage.put_if_absent(f"{bucket}/{number}", b"same")
         assert storage._S3._session().conditional["conditional"]
-        assert time.monotonic() - start < 5 * s3.SETTLE_S
+        assert time.monotonic() - start < s3.SETTLE_S
         assert names(bucket, hidden=True) == list("01234")
 
     def test_a_listing_of_more_than_one_page_is_whole(self, moto_server: S3Server) -> None:
@@ -239,7 +242,7 @@ class TestS3:
         start = time.monotonic()
         with pytest.raises(StorageError, match="the endpoint cannot be reached; check AWS_ENDPOINT_URL"):
             storage.read_bytes("s3://photos/a")
-        assert time.monotonic() - start < 10
+        assert time.monotonic() - start < 30
 
     def test_a_password_in_the_endpoint_is_not_shown(
         self, s3_server: S3Server, monkeypatch: pytest.MonkeyPatch

@@ -164,12 +164,12 @@ def test_a_job_whose_credentials_expire_ends_with_1_and_goes_on_with_fresh_ones(
     command = [sys.executable, "-m", "jobs", "recompress", "--source", f"{place}/in", "--archive", f"{place}/archive"]
     command += ["codec.name=original", "resources.cpus=2"]
     proxy.fault = lambda method, path: "expired" if "/in/2.jpg" in path else None
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=540)
     assert done.returncode == 1
     assert "the session token has expired" in done.stderr
     assert "run the same command again to go on" in done.stderr
     assert done.stderr.count("\n") == 1
     proxy.heal()
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=540)
     assert done.returncode == 0, done.stderr
     require_every_image_once(f"{place}/archive")

@@ -60,7 +60,7 @@ def _start(source: Path, archive: Path) -> subprocess.Popen[str]:
     return subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def _first_part(archive: Path, more_than: int, limit_s: float = 120) -> None:
+def _first_part(archive: Path, more_than: int, limit_s: float = 360) -> None:
     deadline = time.monotonic() + limit_s
     while len(list((archive / "metrics").glob("*.parquet"))) <= more_than:
         assert time.monotonic() < deadline, "no part was committed in time"
@@ -74,7 +74,7 @@ def test_interrupted_killed_and_rivalled_every_image_is_there_once(tmp_path, fil
     interrupted = _start(source, archive)
     _first_part(archive, 0)
     interrupted.send_signal(signal.SIGINT)
-    _, said = interrupted.communicate(timeout=60)
+    _, said = interrupted.communicate(timeout=240)
     assert interrupted.returncode == 1
     assert "interrupted" in said
     assert "Traceback" not in said

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.s3]
 
 
 def shardpress(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-m", "jobs", *arguments], capture_output=True, text=True, timeout=180)
+    return subprocess.run([sys.executable, "-m", "jobs", *arguments], capture_output=True, text=True, timeout=540)
 
 
 def test_a_bucket_is_recompressed_restored_and_verified(s3_server: S3Server, tmp_path: Path):

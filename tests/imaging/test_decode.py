@@ -123,7 +123,7 @@ def test_the_pixel_limit_is_checked_before_decoding():
     started = time.perf_counter()
     with pytest.raises(ImageError, match="above the limit of 200000000 pixels"):
         decode(huge)
-    assert time.perf_counter() - started < 1
+    assert time.perf_counter() - started < 5
 
 
 def test_the_pixel_limit_is_inclusive():

@@ -86,7 +86,7 @@ def running(cpus: int = 3) -> Iterator[Head]:
         yield head
     finally:
         process.terminate()  # --block: it ends the processes that it started
-        process.wait(60)
+        process.wait(LIMIT_S)
         shutil.rmtree(folder, ignore_errors=True)
 
 
