@@ -53,6 +53,15 @@ def load_photos(path: str | Path, min_side_px: int = 64) -> list[np.ndarray]:
     return photos
 
 
+def centre_crop(photo: np.ndarray, size_px: int = 256) -> np.ndarray:
+    """The middle of a photo, (size, size, 3); smaller photos are mirrored out to it."""
+    missing = [max(0, size_px - side) for side in photo.shape[:2]]
+    if any(missing):
+        photo = np.pad(photo, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="symmetric")
+    top, left = ((side - size_px) // 2 for side in photo.shape[:2])
+    return photo[top : top + size_px, left : left + size_px]
+
+
 class Crops:
     """Random square crops, flipped and turned by quarter turns; the generator's state is the whole state.
 

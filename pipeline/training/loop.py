@@ -29,7 +29,7 @@ from pipeline.nn.hyperprior import Likelihoods
 from pipeline.nn.spec import HyperpriorSpec, ModelSpec, TransferSpec
 from pipeline.training import backbones, checkpoint, losses
 from pipeline.training.checkpoint import Ema
-from pipeline.training.data import Crops
+from pipeline.training.data import Crops, centre_crop
 from pipeline.training.group import Group
 from pipeline.training.losses import Adversary, Distortion
 from pipeline.training.optimizer import Optimizer
@@ -51,15 +51,6 @@ def rd_loss(
     lmbda = spec.lmbda_min * (spec.lmbda_max / spec.lmbda_min) ** quality
     loss = (spec.loss_scale(lmbda) * (bpp + lmbda * cost)).mean()
     return loss, bpp.detach(), mse.detach(), out.x_hat
-
-
-def centre_crop(photo: np.ndarray, size_px: int = 256) -> np.ndarray:
-    """The middle of a photo, (size, size, 3); smaller photos are mirrored out to it."""
-    missing = [max(0, size_px - side) for side in photo.shape[:2]]
-    if any(missing):
-        photo = np.pad(photo, ((0, missing[0]), (0, missing[1]), (0, 0)), mode="symmetric")
-    top, left = ((side - size_px) // 2 for side in photo.shape[:2])
-    return photo[top : top + size_px, left : left + size_px]
 
 
 class Trainer:

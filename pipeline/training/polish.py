@@ -22,7 +22,7 @@ from pipeline.nn.hyperprior import MeanScaleHyperprior
 from pipeline.nn.spec import HyperpriorSpec
 from pipeline.training.data import Crops
 
-EFFORT = 2
+EFFORT = 1
 CROP_PX, BATCH, CLIP_NORM, WARMUP_STEPS = 256, 8, 0.2, 20
 HELD_PHOTO, HELD_CROPS = 16, 32
 

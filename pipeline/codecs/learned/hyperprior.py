@@ -24,7 +24,7 @@ from pipeline.nn.spec import CODECS
 from pipeline.records import Picture, Rate
 
 EFFORTS = range(10)
-DEFAULT_EFFORT = 2
+DEFAULT_EFFORT = 1
 
 if TYPE_CHECKING:
     from pipeline.codecs.learned.networks import Networks
@@ -38,7 +38,7 @@ class Hyperprior:
         model: id of a packaged model, or the path or URI of a model file; None is the default one.
         device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:1".
         effort: what the encoder spends, invisible to the decoder. 0 rounds latents to the nearest integer, 1 weighs the
-            bits of each symbol against its error, 2 to 9 do so again and again by the decoder's true error.
+            bits of each symbol against the decoder's error, 2 to 9 do so again and again.
 
     Raises:
         ConfigError: no such model or device.

@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from pipeline.codecs.base import Symbols
-from pipeline.codecs.learned.quantise import ERROR_WORTH, PASSES, Quantiser, pulls
+from pipeline.codecs.learned.quantise import PASSES, Quantiser, pulls
 from pipeline.codecs.learned.symbols import Grid, mu_of, y_base
 from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.nn import integer
 from pipeline.nn.freeze import FrozenTransforms
 from pipeline.nn.hyperprior import pad_to
-from pipeline.nn.spec import CURVATURE, HyperpriorSpec
+from pipeline.nn.spec import HyperpriorSpec
 
 TILE_PX = 1024
 HALO_PX = 64
@@ -85,8 +85,8 @@ class Networks:
         bands = list(bands) if passes else bands
         y_hat = target.clone() if passes else target
         symbols = np.empty(y_hat.shape, dtype=np.int16)
-        self._settle(bands, target, error_bits if effort else None, symbols, y_hat)
-        worth = CURVATURE * error_bits
+        self._settle(bands, target, None, symbols, y_hat)
+        worth = self.model.refinement.curvature(quality_centi / integer.QUALITY_UNITS) * error_bits
         for pull in pulls(passes):
             slope = self._slope(rgb, y_hat, quality, gain, gray, error_bits)
             target += pull * (y_hat - slope / (2 * worth) - target)
@@ -149,7 +149,7 @@ class Networks:
         The loss is bpp + lmbda * MSE with MSE over three channels, and g_s is close to orthonormal.
         """
         lmbda = HyperpriorSpec(**self.model.spec).lmbda(quality_centi / integer.QUALITY_UNITS)
-        return ERROR_WORTH * lmbda * 255**2 / (3 * gain.square())
+        return self.model.refinement.worth * lmbda * 255**2 / (3 * gain.square())
 
     def _hyper_latents(self, y: Tensor) -> Tensor:
         """round(h_a) over tiles of y (1, M, 4 hz, 4 wz) in quantiser steps: z (N, hz, wz), integers as float64."""

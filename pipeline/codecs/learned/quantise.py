@@ -1,9 +1,10 @@
 """Which integers to send: rate-distortion optimised quantisation of latents.
 
-Every symbol goes to the magnitude that costs least in bits plus lmbda times squared error. Efforts above 1 repeat this
-around better targets: at y_hat, with g the slope of the decoder's true error and c its curvature, the error is about
+Every symbol goes to the magnitude that costs least in bits plus lmbda times squared error, and around better targets
+with every pass: at y_hat, with g the slope of the decoder's true error and c its curvature, the error is about
 c * |y_hat - t|^2 with t = y_hat - g / 2c, so t is what should have been rounded. That is proximal gradient descent
 with the quantiser for a proximal step; t is approached by shrinking steps, or symbols swing between two values.
+c depends on the model and, within it, on quality: `training.export` tries several and writes the best into its file.
 
 After Parikh & Boyd, "Proximal Algorithms", 2014, section 4.2. In training/LOG.md it beats stochastic Gumbel annealing
 (Yang, Bamler & Mandt, NeurIPS 2020) with an eighth of its passes through g_s.
@@ -21,10 +22,8 @@ from pipeline.codecs.learned.weights import FrozenModel
 
 REACH = 32
 """Magnitudes from here on are rounded: their neighbours cost the same."""
-PASSES = (0, 0, 1, 2, 3, 4, 6, 8, 16, 32)
+PASSES = (0, 1, 2, 3, 4, 6, 8, 12, 16, 32)
 """Slopes of the decoder's error that each effort computes."""
-ERROR_WORTH = 1.7
-"""How much more an error counts than lmbda says: at 1, too many symbols go to zero for the steps that gains set."""
 
 
 def pulls(passes: int) -> Iterator[float]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from pipeline.codecs.base import Symbols
 from pipeline.codecs.learned.networks import VALUE_LIMIT, has_fast_bf16, pick_device, tiled
-from pipeline.codecs.learned.quantise import ERROR_WORTH, Quantiser
+from pipeline.codecs.learned.quantise import Quantiser
 from pipeline.codecs.learned.static_symbols import Side, channels, grid_of, spec_of_model, table_indexes
 from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.nn import integer
@@ -67,7 +67,7 @@ class StaticNetworks:
             index = torch.from_numpy(table_indexes(self.model, quality_centi, side).astype(np.int64))
             index = index.to(self.device)[:, None, None]
             lmbda = self.spec.lmbda(quality_centi / integer.QUALITY_UNITS)
-            worth = ERROR_WORTH * lmbda * 255**2 / (3 * gain.square())
+            worth = self.model.refinement.worth * lmbda * 255**2 / (3 * gain.square())
             value = self.quantiser.cheapest(y, index, worth) if effort else self.quantiser.nearest(y, index)
         sent = np.zeros(y.shape, dtype=np.int16)
         chosen = channels(self.model, side.kept)

@@ -38,6 +38,24 @@ SUFFIX = ".safetensors"
 FOLDER = resources.files("pipeline.codecs.learned") / "weights"
 
 
+@dataclass(frozen=True)
+class Refinement:
+    """How the encoder weighs errors against bits; nothing a decoder needs.
+
+    worth  how much more an error counts than lmbda says.
+    curvatures  of the decoder's squared error over y_hat, 1 for orthonormal transforms, at evenly spaced qualities.
+
+    The defaults are for models of before there was such an entry, which were trained to other steps.
+    """
+
+    worth: float = 1.7
+    curvatures: tuple[float, ...] = (0.8,)
+
+    def curvature(self, quality: float) -> float:
+        """At `quality` in [0, 1], linear between those that were measured."""
+        return float(np.interp(quality, np.linspace(0, 1, len(self.curvatures)), self.curvatures))
+
+
 @dataclass(frozen=True, eq=False)
 class FrozenModel:
     """One decoder, and the encoder that goes with it.
@@ -56,6 +74,7 @@ class FrozenModel:
     h_s: integer.IntegerHyperSynthesis
     skip_below: int
     card: dict[str, Any]
+    refinement: Refinement = Refinement()
 
     @property
     def shifts(self) -> np.ndarray:
@@ -79,6 +98,7 @@ def parse(data: bytes) -> FrozenModel:
         meta = meta_of(data)
         arrays = safetensors.numpy.load(data)
         kind, spec, skip_below = meta.get("kind"), dict(meta.get("spec", {})), int(meta.get("skip_below", 0))
+        refinement = _refinement(meta.get("refinement"))
     except _MALFORMED as error:
         raise BitstreamError(f"weights: not a shardpress model file ({error}); fetch it again") from error
     if not isinstance(kind, str) or kind not in CODECS:
@@ -105,7 +125,18 @@ def parse(data: bytes) -> FrozenModel:
         h_s=integer.load_layers(arrays) if kind == KIND else integer.IntegerHyperSynthesis((), np.zeros(1)),
         skip_below=skip_below,
         card=meta.get("card", {}),
+        refinement=refinement,
     )
+
+
+def _refinement(entry: Mapping[str, Any] | None) -> Refinement:
+    """Raises ValueError, KeyError or TypeError for what is none."""
+    if entry is None:
+        return Refinement()
+    found = Refinement(float(entry["worth"]), tuple(float(c) for c in entry["curvatures"]))
+    if not found.curvatures or not all(0 < value < 100 for value in (found.worth, *found.curvatures)):
+        raise ValueError(f"refinement {entry!r} is not of positive numbers")
+    return found
 
 
 def _require_consistent(arrays: Mapping[str, np.ndarray], spec: Mapping[str, Any]) -> None:
