@@ -132,10 +132,10 @@ def _galleries(holdings: Holdings, options: PageOptions) -> list[Section]:
     rows = {i: table.slice(i, 1).to_pylist()[0] for each in chosen for i in each}
     lists = [[Wanted(i, words.short(rows[i]["source_uri"]), _facts(rows[i])) for i in each] for each in chosen]
     shown = gallery.exhibits(lists, Stored(holdings.archive, rows))
-    how = "Source and stored picture, 1:1, where the error is largest; the maps show the whole picture."
+    above = gallery.shown_above(lists[1], lists[0])
     return [
-        Section("Worst by quality", [how], exhibits=shown[0]),
-        Section("Least saved of lossy pictures", exhibits=shown[1]),
+        Section("Worst by quality", [gallery.HOW], exhibits=shown[0]),
+        Section("Least saved of lossy pictures", above, exhibits=shown[1]),
     ]
 
 

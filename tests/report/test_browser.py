@@ -24,7 +24,7 @@ def test_a_desk_sees_it_whole(page):
     with opened(page) as browser:
         assert browser.get_log("browser") == []
         assert "Codecs compared" in browser.title
-        assert browser.execute_script("return document.querySelectorAll('svg.chart').length") == 4
+        assert browser.execute_script("return document.querySelectorAll('svg.chart').length") == 6
         broken = "return [...document.images].filter(i => !i.complete || !i.naturalWidth).length"
         assert browser.execute_script(broken) == 0
         _slider_moves(browser)
