@@ -240,10 +240,16 @@ def _read_yaml(path: str) -> dict[str, Any]:
         tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
-            f"{path}: {error.strerror or error}; expected a YAML config, see configs/recompress/"
+            f"{path}: {error.strerror or error}; expected a YAML config, such as those in configs/ of a checkout"
         ) from None
+    except yaml.MarkedYAMLError as error:
+        at = error.problem_mark
+        where = path if at is None else f"{path}, line {at.line + 1}, column {at.column + 1}"
+        raise ConfigError(f"{where}: not valid YAML, {error.problem}; check brackets, quotes and indentation") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+        raise ConfigError(
+            f"{path}: not valid YAML, {' '.join(str(error).split())}; expected plain text in UTF-8"
+        ) from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: found {type(tree).__name__}; expected sections such as `source: {{uri: ...}}`")
     return tree

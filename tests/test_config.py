@@ -81,5 +81,12 @@ def test_files_that_are_no_config_are_named(tmp_path, text):
         load(RecompressConfig, str(path))
 
 
+def test_bad_yaml_is_told_by_line(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("source: {uri: a}\narchive: {uri: [b}\n")
+    with pytest.raises(ConfigError, match=r"c\.yaml, line 2, column 18: not valid YAML, expected ',' or ']'.*; check"):
+        load(RecompressConfig, str(path))
+
+
 def test_known_keys_include_sections_and_what_is_in_them():
     assert {"codec", "codec.target.psnr_db", "resources.actors", "error_budget"} <= set(known_keys(RecompressConfig))
