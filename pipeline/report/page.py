@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from importlib import resources
+from importlib import metadata, resources
 from typing import Any
 
-from pipeline import __version__
 from pipeline.errors import ConfigError
 from pipeline.report.charts import Chart
 from pipeline.report.gallery import Exhibit
@@ -63,9 +62,16 @@ def render(page: Page) -> str:
     )
     template = environment.from_string(_text("page.html.j2"))
     raw: Any = environment.filters["safe"]
+    return template.render(page=page, footer=_footer(), style=raw(_text("style.css")), script=raw(_text("page.js")))
+
+
+def _footer() -> str:
+    try:
+        version = f" {metadata.version('shardpress')}"
+    except metadata.PackageNotFoundError:  # a checkout that was never installed
+        version = ""
     today = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    footer = f"Made by shardpress {__version__} on {today}. One file; it asks no network and keeps nothing."
-    return template.render(page=page, footer=footer, style=raw(_text("style.css")), script=raw(_text("page.js")))
+    return f"Made by shardpress{version} on {today}. One file; it asks no network and keeps nothing."
 
 
 def _text(name: str) -> str:
