@@ -2,8 +2,9 @@
 
     python -m tests.benchmarks.loading [--pictures 256] [--side 256] [--workers 2] [--device cpu]
 
-JPEGs are read as WebDataset reads them: members of tar shards in order, decoded by Pillow. Archives hold the same
-JPEGs recompressed. Each row is one epoch through a DataLoader after a warm-up; disk and page cache are warm for all.
+JPEGs are read as WebDataset reads them: members of tar shards in order, decoded by Pillow; by the package webdataset
+itself, too, where it is installed (no part of this project needs it). Archives hold the same JPEGs recompressed. Each
+row is one epoch through a DataLoader after a warm-up; disk and page cache are warm for all.
 """
 
 from __future__ import annotations
@@ -44,8 +45,21 @@ class TarStream(IterableDataset[torch.Tensor]):
                 for member in members:
                     data = members.extractfile(member)
                     if data is not None:
-                        pixels = np.asarray(Image.open(data).convert("RGB"))
-                        yield torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+                        yield pixels_of(Image.open(data))
+
+
+def pixels_of(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(image.convert("RGB")).transpose(2, 0, 1).copy())
+
+
+def webdataset_stream(folder: Path) -> Any:
+    """The same tensors by the package webdataset; None where it is not installed."""
+    try:
+        import webdataset
+    except ImportError:
+        return None
+    shards = sorted(str(path) for path in folder.glob("*.tar"))
+    return webdataset.WebDataset(shards, shardshuffle=False).decode("pil").map(lambda sample: pixels_of(sample["jpg"]))
 
 
 def write_shards(folder: Path, pictures: int, side: int) -> Path:
@@ -87,6 +101,9 @@ def measure(folder: Path, pictures: int, side: int, workers: int, device: str) -
 
     source_bytes = sum(path.stat().st_size for path in tars.glob("*.tar"))
     rows = [("JPEG in tars", source_bytes / pictures, pictures_per_s(lambda: loaded(TarStream(tars)), pictures))]
+    if (theirs := webdataset_stream(tars)) is not None:
+        speed = pictures_per_s(lambda: loaded(theirs), pictures)
+        rows.append(("JPEG in tars, package webdataset", source_bytes / pictures, speed))
     uri, stored = "", 0.0
     for codec in ("jxl-lossless", "webp", "cnn"):
         uri = made.press(tars, folder / codec, codec, 60).uri
