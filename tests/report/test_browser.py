@@ -106,7 +106,7 @@ def test_a_phone_needs_no_sideways_scrolling_in_the_dark(page):
     with opened(page, width=400, height=800, dark=True) as browser:
         assert browser.execute_script("return document.documentElement.scrollWidth") <= 400
         table = browser.execute_script(
-            "const s = document.querySelector('.scroll'); s.scrollLeft = 300;"
+            "const s = document.querySelector('section > .scroll'); s.scrollLeft = 300;"
             "return [s.scrollWidth > s.clientWidth, s.querySelector('tbody td').getBoundingClientRect().left]"
         )
         assert table[0], "a table this wide needs its own scrolling"
