@@ -182,7 +182,7 @@ class EvaluatedCodec(Section):
 class FidelitySection(Section):
     network: str  # any classifier of torchvision.models
     weights: str = "default"  # torchvision's own, or the URI of a state dict
-    classes: str | None = None  # a file with one class name a line
+    classes: str | None = None  # a file with one class name a line, or imagenet
     label_pattern: str | None = None  # regular expression over file names; its first group is the class name
     label_column: str | None = None  # or the column, or tar sibling, that holds it
 
