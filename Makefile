@@ -46,9 +46,12 @@ tools: ## promtool, which checks alert rules; their test skips without it
 eval: install ## codecs x qualities over the sample photos, ending in results/photos/report.html
 	$(BIN)/python -m jobs.evaluate --config configs/evaluate/photos.yaml
 
+# Every module is named: pdoc leaves out what a package's __all__ does not hold. Its warnings are about Pillow's types.
+MODULES = import pkgutil, pipeline; print(*(m.name for m in pkgutil.walk_packages(pipeline.__path__, "pipeline.")))
 docs: install ## API reference from docstrings, in build/docs
-	$(BIN)/pdoc pipeline $(addprefix pipeline.,archive bitstream codecs config data entropy errors execution filesystem \
-	  imaging metrics nn pillow records report serve single sources stages storage training) jobs '!jobs.__main__' -o build/docs
+	PYTHONWARNINGS=ignore $(BIN)/pdoc pipeline $$($(BIN)/python -c '$(MODULES)') '!pipeline.training.__main__' \
+	  jobs '!jobs.__main__' -o build/docs
+	@echo "API reference: build/docs/index.html"
 
 constraints: install ## constraints.txt: the versions that the tests passed with
 	$(BIN)/pip freeze --exclude-editable | grep -E '^[A-Za-z0-9_.-]+==' | sed -E 's/\+cpu$$//' | LC_ALL=C sort -f > constraints.txt

@@ -29,13 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[:1] == ["help"] and len(arguments) == 2:
         arguments = [arguments[1], "--help"]
     if not arguments or arguments[0] in ("-h", "--help", "help"):
-        print(_usage())
-        return 0 if arguments else 2
+        return _said(_usage(), 0 if arguments else 2)
     if arguments[0] == "--version":
         from pipeline import __version__
 
-        print(f"shardpress {__version__}")
-        return 0
+        return _said(f"shardpress {__version__}", 0)
     name, *rest = arguments
     if name not in JOBS:
         close = difflib.get_close_matches(name, JOBS, n=1)
@@ -43,6 +41,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: unknown job {name!r}{hint}; expected one of {', '.join(JOBS)}", file=sys.stderr)
         return 2
     code: int = importlib.import_module(f"jobs.{name}").main(rest)
+    return code
+
+
+def _said(text: str, code: int) -> int:
+    """Prints; whoever reads through `head` may stop early."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        from jobs import cli
+
+        return cli.reader_gone()
     return code
 
 

@@ -50,6 +50,7 @@ def run_app(app: typer.Typer, argv: Sequence[str] | None, name: str) -> int:
     try:
         with _terminated_like_interrupted():
             code = app(args=list(sys.argv[1:] if argv is None else argv), prog_name=name, standalone_mode=False)
+            sys.stdout.flush()
         return int(code or OK)
     except typer.Exit as stop:
         return int(stop.exit_code)
@@ -62,8 +63,13 @@ def run_app(app: typer.Typer, argv: Sequence[str] | None, name: str) -> int:
     except (_Interrupted, KeyboardInterrupt, typer.Abort):
         return _fail(FAILED, "interrupted; what was committed stays, run the same command again to go on")
     except BrokenPipeError:
-        sys.stderr.close()
-        return FAILED
+        return reader_gone()
+
+
+def reader_gone() -> int:
+    """Whoever read our output has stopped, such as `head`: nothing is left to say, at the end of Python neither."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno())  # type: ignore[union-attr]
+    return FAILED
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from jobs import files
-from pipeline.errors import ConfigError
+from pipeline.errors import CodecError, ConfigError
 from pipeline.nn.spec import CODECS
 
 if TYPE_CHECKING:
@@ -56,6 +56,11 @@ def encode_one(source: str, out: str, coder: Codec, overwrite: bool) -> dict[str
     data = files.read(source)
     with files.named(source):
         picture = decode(data)
+        if picture.obstacle is not None and coder.name not in ("jxl-lossless", "original"):
+            raise CodecError(
+                f"found {picture.obstacle}, expected one picture of 8-bit gray or RGB (+ alpha), "
+                "convert it first, or archive it whole with `shardpress recompress`"
+            )
         encoded = coder.encode(picture, data)
     found = measure(picture.rgb, coder.decode(encoded.payload))
     payload = single.with_sections(encoded.payload, picture) if coder.name in LEARNED else encoded.payload

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +11,7 @@ from jobs import cli
 from pipeline.config import EvaluateConfig, load
 
 if TYPE_CHECKING:
-    from pipeline.execution.evaluation import Count, EvaluationReport
+    from pipeline.execution.evaluation import EvaluationReport
 
 
 def evaluate(
@@ -39,25 +38,14 @@ def evaluate(
 
 def _run(settings: EvaluateConfig, quiet: bool) -> EvaluationReport:
     from jobs.evaluation_orders import order_of
+    from pipeline.execution import progress
     from pipeline.execution.evaluation import evaluate as run
 
-    with _shown(quiet) as show:
-        return run(order_of(settings, cli.command_line("evaluate")), show)
-
-
-@contextmanager
-def _shown(quiet: bool) -> Iterator[Callable[[Count], None]]:
-    import time
-
-    last = [time.monotonic()]
-
-    def show(total: Any) -> None:
-        now = time.monotonic()
-        if not quiet and now - last[0] >= 5:
-            last[0] = now
-            print(f"{total.images} images, {total.rows} measurements", flush=True)
-
-    yield show
+    with progress.counted("evaluate", quiet) as show:
+        return run(
+            order_of(settings, cli.command_line("evaluate")),
+            lambda total, images: show(total.images, images, f"{total.rows:,} measurements"),
+        )
 
 
 def _page(settings: EvaluateConfig) -> str:
@@ -73,7 +61,7 @@ def _tell(found: EvaluationReport, settings: EvaluateConfig, page: str | None, j
         elapsed = round(found.elapsed_s, 2)
         cli.print_json({"run_id": found.run_id, "results": settings.results.uri} | counted | {"elapsed_s": elapsed})
         return
-    line = f"{total.images} images, {total.rows} measurements, {total.rejected} rejected; {found.elapsed_s:.1f} s"
+    line = f"{total.images:,} images, {total.rows:,} measurements, {total.rejected} rejected; {found.elapsed_s:.1f} s"
     print(line if found.units else f"nothing new to measure; {found.elapsed_s:.1f} s")
     if page is not None:
         print(f"report: {page}")

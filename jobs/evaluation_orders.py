@@ -71,4 +71,6 @@ def _series(entry: EvaluatedCodec, effort: int | None) -> str:
 def _spec(entry: EvaluatedCodec, quality: float | None, effort: int | None) -> dict[str, Any]:
     options = dict(entry.options) | ({} if effort is None else {"effort": effort})
     codec = registry.build(entry.name, None if quality is None else Rate(quality=quality), **options)
+    if quality is not None and codec.lossless:
+        raise ConfigError(f"codecs: {entry.name} has one setting, found quality {quality:g}; leave its qualities out")
     return codec.spec()

@@ -18,7 +18,7 @@ def models(
     from pipeline.codecs.learned import weights
 
     for file in files or []:
-        weights.open_model(file)
+        weights.packaged_bytes(weights.open_model(file))  # raises for one that is not there
     found = [_entry(model_id) for model_id in sorted(weights.packaged())]
     if json:
         cli.print_json(found)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_type_hints
@@ -181,9 +182,20 @@ class EvaluatedCodec(Section):
 class FidelitySection(Section):
     network: str  # any classifier of torchvision.models
     weights: str = "default"  # torchvision's own, or the URI of a state dict
-    classes: str | None = None  # a file with one class name a line
+    classes: str | None = None  # a file with one class name a line, or imagenet
     label_pattern: str | None = None  # regular expression over file names; its first group is the class name
     label_column: str | None = None  # or the column, or tar sibling, that holds it
+
+    @model_validator(mode="after")
+    def pattern_compiles(self) -> Self:
+        try:
+            re.compile(self.label_pattern or "")
+        except re.error as error:
+            raise ConfigError(
+                f"fidelity.label_pattern is {self.label_pattern!r}: {error}; expected a regular expression, such as "
+                "'n[0-9]{8}'"
+            ) from None
+        return self
 
 
 class ReportSection(PageSection):
@@ -240,10 +252,16 @@ def _read_yaml(path: str) -> dict[str, Any]:
         tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
-            f"{path}: {error.strerror or error}; expected a YAML config, see configs/recompress/"
+            f"{path}: {error.strerror or error}; expected a YAML config, such as those in configs/ of a checkout"
         ) from None
+    except yaml.MarkedYAMLError as error:
+        at = error.problem_mark
+        where = path if at is None else f"{path}, line {at.line + 1}, column {at.column + 1}"
+        raise ConfigError(f"{where}: not valid YAML, {error.problem}; check brackets, quotes and indentation") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML ({' '.join(str(error).split())})") from None
+        raise ConfigError(
+            f"{path}: not valid YAML, {' '.join(str(error).split())}; expected plain text in UTF-8"
+        ) from None
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: found {type(tree).__name__}; expected sections such as `source: {{uri: ...}}`")
     return tree
@@ -320,18 +338,41 @@ def _keys_in(tree: Mapping[str, Any], model: type, prefix: str = "") -> list[str
     for name, value in tree.items():
         keys.append(f"{prefix}{name}")
         sections = _sections_of(_fields_of(model).get(str(name)))
-        if sections and isinstance(value, Mapping):
-            keys += _keys_in(value, sections[0], f"{prefix}{name}.")
+        for inside in value if isinstance(value, list) else [value]:
+            if sections and isinstance(inside, Mapping):
+                keys += _keys_in(inside, sections[0], f"{prefix}{name}.")
     return keys
 
 
 def _nearest(key: str, known: Sequence[str]) -> str:
     by_leaf = {one.rpartition(".")[2]: one for one in known}
-    close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    begun = [one for one in known if one.startswith(key)]
+    close = begun[:1] or difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     leaf = difflib.get_close_matches(key.rpartition(".")[2], by_leaf, n=1, cutoff=0.6)
     if close or leaf:
         return f"did you mean {(close[0] if close else by_leaf[leaf[0]])!r}?"
     return f"known keys are {', '.join(one for one in known if '.' not in one)} and what is inside them"
+
+
+# What pydantic says of a value, in the words of a config file.
+_EXPECTED = {
+    "list_type": "a list, such as [20, 60]",
+    "model_type": "keys and values, such as {{name: jpeg, qualities: [20, 60]}}",
+    "model_attributes_type": "keys and values, such as {{name: jpeg, qualities: [20, 60]}}",
+    "dict_type": "keys and values, such as {{key: value}}",
+    "float_type": "a number",
+    "float_parsing": "a number",
+    "int_type": "a whole number",
+    "int_parsing": "a whole number",
+    "int_from_float": "a whole number",
+    "bool_type": "true or false",
+    "bool_parsing": "true or false",
+    "string_type": "a text; put it in quotes",
+    "greater_than": "more than {gt:g}",
+    "greater_than_equal": "{ge:g} or more",
+    "less_than_equal": "{le:g} or less",
+    "literal_error": "{expected}",
+}
 
 
 def _first_problem(error: ValidationError, tree: Mapping[str, Any]) -> str:
@@ -339,7 +380,10 @@ def _first_problem(error: ValidationError, tree: Mapping[str, Any]) -> str:
     # Which kind of model was taken is no part of what was written.
     key = ".".join(str(part) for part in problem["loc"] if part not in SPECS)
     if problem["type"] == "missing":
+        if key == "codecs":
+            return "codecs is missing; set codecs, such as codecs='[{name: jpeg, qualities: [20, 60]}]'"
         flag = f" (or --{key.removesuffix('.uri')})" if key.removesuffix(".uri") in (*_PLACES, "out") else ""
         return f"{key} is missing; set {key + '.uri' if key in _PLACES else key}{flag}"
-    found = problem.get("input")
-    return f"{key} is {found!r}: {problem['msg']}" if key else str(problem["msg"])
+    found, expected = problem.get("input"), _EXPECTED.get(problem["type"])
+    said = problem["msg"] if expected is None else f"expected {expected.format(**problem.get('ctx', {}))}"
+    return f"{key} is {found!r}: {said}" if key else str(said)

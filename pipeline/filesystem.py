@@ -101,14 +101,14 @@ class ArchiveFileSystem(AbstractFileSystem):
     def cat_file(self, path: str, start: int | None = None, end: int | None = None, **options: Any) -> bytes:
         archive, name = self._split(self._strip_protocol(path))
         if name is None:
-            raise IsADirectoryError(path)
+            raise self._no_picture(path, archive)
         return bytes(self._rendered(archive, name)[start:end])
 
     def checksum(self, path: str) -> str:
         """Changes when the stored picture does; decodes nothing."""
         archive, name = self._split(self._strip_protocol(path))
         if name is None:
-            raise IsADirectoryError(path)
+            raise self._no_picture(path, archive)
         row = self._row(archive, name)
         return f"{row['part']}-{name}"
 
@@ -135,6 +135,16 @@ class ArchiveFileSystem(AbstractFileSystem):
         if _IMAGE_ID.match(last):
             return self._resolved(folder), last
         return self._resolved(path), None
+
+    def _no_picture(self, path: str, archive: str) -> OSError:
+        """A name that is no image_id: an archive, or nothing at all."""
+        try:
+            self._opened(archive)
+        except PipelineError:
+            return FileNotFoundError(
+                f"{path}: found no image_id (32 hex digits); expected shardpress://ARCHIVE/IMAGE_ID, see `ls`"
+            )
+        return IsADirectoryError(f"{path}: found an archive, expected one of its pictures, see `ls`")
 
     def _resolved(self, folder: str) -> str:
         if not folder and self._archive is None:

@@ -69,8 +69,32 @@ def test_what_is_missing_is_named():
         load(RecompressConfig, None, ["source.uri=x"])
     with pytest.raises(ConfigError, match=r"out is missing; set out \(or --out\)$"):
         load(TrainConfig, None, ["data.uri=x"])
-    with pytest.raises(ConfigError, match=r"codecs is missing; set codecs$"):
+    with pytest.raises(ConfigError, match=r"codecs is missing; set codecs, such as codecs="):
         load(EvaluateConfig, None, ["source.uri=x", "results.uri=y"])
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        (
+            "codecs=[{name: jpeg, qualites: [20]}]",
+            r"unknown key 'codecs\.qualites'; did you mean 'codecs\.qualities'\?$",
+        ),
+        ("codecs=[{name: jpeg, qualities: 20}]", r"codecs\.0\.qualities is 20: expected a list, such as \[20, 60\]$"),
+        (
+            "codecs=[jpeg]",
+            r"codecs\.0 is 'jpeg': expected keys and values, such as {name: jpeg, qualities: \[20, 60\]}$",
+        ),
+        ("sample=0", "sample is 0: expected 1 or more$"),
+        ("seed=x", "seed is 'x': expected a whole number$"),
+        ("report.price=3", r"did you mean 'report\.price_per_gb_month'\?$"),
+        ("fidelity={network: n, label_pattern: '('}", "expected a regular expression"),
+    ],
+)
+def test_mistakes_in_an_evaluation_are_told_in_the_words_of_its_config(override, sentence):
+    good = ["source.uri=x", "results.uri=y", "codecs=[{name: jpeg}]"]
+    with pytest.raises(ConfigError, match=sentence):
+        load(EvaluateConfig, None, [*good, override])
 
 
 @pytest.mark.parametrize("text", ["a: [", "- 1", "\x00"])
@@ -78,6 +102,13 @@ def test_files_that_are_no_config_are_named(tmp_path, text):
     path = tmp_path / "c.yaml"
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"c\.yaml"):
+        load(RecompressConfig, str(path))
+
+
+def test_bad_yaml_is_told_by_line(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("source: {uri: a}\narchive: {uri: [b}\n")
+    with pytest.raises(ConfigError, match=r"c\.yaml, line 2, column 18: not valid YAML, expected ',' or ']'.*; check"):
         load(RecompressConfig, str(path))
 
 

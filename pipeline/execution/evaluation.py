@@ -17,7 +17,7 @@ from pipeline.execution.recompression import new_run_id
 from pipeline.sources import Source
 from pipeline.stages.decode import Decode
 from pipeline.stages.fidelity import Fidelity
-from pipeline.stages.sample import plan
+from pipeline.stages.sample import images_in, plan
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,11 @@ class EvaluationReport:
     elapsed_s: float
 
 
-def evaluate(order: EvaluationOrder, progress: Callable[[Count], None]) -> EvaluationReport:
+def evaluate(order: EvaluationOrder, progress: Callable[[Count, int | None], None]) -> EvaluationReport:
     """Runs `order`; what was committed before an error or a signal stays, and is not measured again.
+
+    Args:
+        progress: called with what is counted so far and how many images there will be, None when shards hide it.
 
     Raises:
         PipelineError: the source cannot be listed, another run holds the results, or the workers failed.
@@ -63,9 +66,11 @@ def evaluate(order: EvaluationOrder, progress: Callable[[Count], None]) -> Evalu
         lock.counters.update(machine.conditions(order.command) | {"threads": ticket.threads})
         lock.counters.update({"listed": len(items), "units": len(units)})
         lock.counters["settings"] = {name: setting.to_dict() for name, setting in settings.items()}
+        planned = images_in(units, shards)
+        progress(total, planned)
         for count in measuring.run(units, ticket, order.resources):
             total = total + count
-            progress(total)
+            progress(total, planned)
             lock.counters.update({"images": total.images, "rows": total.rows, "rejected": total.rejected})
             lock.check()
         lock.counters["elapsed_s"] = round(time.monotonic() - started, 2)

@@ -13,15 +13,24 @@ _LINE_EVERY_S = 5.0
 
 
 Progress = Callable[[Tally, int | None], None]
+Show = Callable[[int, int | None, str], None]
 
 
 @contextmanager
 def shown(quiet: bool) -> Iterator[Progress]:
     """A function to call with everything committed so far, and how many images there will be (None: not known)."""
+    started = time.monotonic()
+    with counted("recompress", quiet) as show:
+        yield lambda total, images: show(total.images, images, described(total, time.monotonic() - started))
+
+
+@contextmanager
+def counted(job: str, quiet: bool) -> Iterator[Show]:
+    """A function to call with images done, images in all (None: not known), and a few words about what is done."""
     if quiet:
-        yield lambda total, images: None
+        yield lambda done, images, text: None
     elif sys.stdout.isatty():
-        with _live() as show:
+        with _live(job) as show:
             yield show
     else:
         yield _PlainLines()
@@ -33,28 +42,27 @@ def described(total: Tally, elapsed_s: float) -> str:
 
 
 @contextmanager
-def _live() -> Iterator[Progress]:
+def _live(job: str) -> Iterator[Show]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
 
-    columns = (TextColumn("recompress"), BarColumn(), MofNCompleteColumn(), TextColumn("images, {task.fields[text]}"))
-    started = time.monotonic()
+    columns = (TextColumn(job), BarColumn(), MofNCompleteColumn(), TextColumn("images, {task.fields[text]}"))
     with Bar(*columns, TimeElapsedColumn(), transient=True) as bar:
-        task = bar.add_task("recompress", total=None, text="starting")
+        task = bar.add_task(job, total=None, text="starting")
 
-        def show(total: Tally, images: int | None) -> None:
-            bar.update(task, completed=total.images, total=images, text=described(total, time.monotonic() - started))
+        def show(done: int, images: int | None, text: str) -> None:
+            bar.update(task, completed=done, total=images, text=text)
 
         yield show
 
 
 class _PlainLines:
     def __init__(self) -> None:
-        self._started = self._last = time.monotonic()
+        self._last = time.monotonic()
 
-    def __call__(self, total: Tally, images: int | None) -> None:
+    def __call__(self, done: int, images: int | None, text: str) -> None:
         now = time.monotonic()
         if now - self._last >= _LINE_EVERY_S:
             self._last = now
             of = "" if images is None else f" of {images}"
-            print(f"{total.images}{of} images, {described(total, now - self._started)}", flush=True)
+            print(f"{done}{of} images, {text}", flush=True)

@@ -61,6 +61,12 @@ class Classifier:
         return int(self.model(self.prepare(x)[None]).argmax(1))
 
 
+def class_names(network: str) -> list[str]:
+    """ImageNet's 1000 classes in the order of torchvision's own weights of `network`, in words: "water ouzel"."""
+    own = torchvision().models.get_model_weights(network)
+    return [str(name) for name in next(iter(own)).meta["categories"]]
+
+
 def _network(name: str, weights: bytes | None) -> Any:
     models = torchvision().models
     known = models.list_models(module=models)

@@ -31,7 +31,8 @@ def archive_page(uri: str, options: PageOptions) -> Page:
     """Raises ArchiveError when there is no archive, or one that cannot be read."""
     archive = open_archive(uri)
     holdings = Holdings(archive, archive.metrics(_COLUMNS))
-    sections = [_by_codec(holdings), _by_format(holdings), *_distributions(holdings), *_galleries(holdings, options)]
+    sections = [*_before_and_after(holdings), _by_codec(holdings), _by_format(holdings), *_distributions(holdings)]
+    sections += _galleries(holdings, options)
     sections += [_not_encoded(holdings), provenance.section(results.run_records(archive.uri))]
     subtitle = f"{storage.redact(archive.uri)}: {len(holdings.table):,} images"
     return Page("What the archive holds", subtitle, sections, _figures(holdings, options))
@@ -67,9 +68,34 @@ def _figures(holdings: Holdings, options: PageOptions) -> list[tuple[str, str]]:
         (f"{len(holdings.table) - len(holdings.encoded):,}", "kept as they were, or rejected"),
     ]
     if options.price_per_gb_month is not None:
-        amount = words.money(saved / 1e9 * options.price_per_gb_month, options.currency)
-        figures.append((amount, f"saved a month, at {options.price_per_gb_month:g} {options.currency} per GB-month"))
+        price, currency = options.price_per_gb_month, options.currency
+        amount, whose = saved / 1e9 * price, ""
+        if abs(amount) < 0.01:  # a small archive; what it says about larger ones is worth more
+            amount, whose = 1e3 * holdings.saved_pct / 100 * price, " for each TB of such sources"
+        figures.append((words.money(amount, currency), f"saved a month{whose}, at {price:g} {currency} per GB-month"))
     return figures
+
+
+def _before_and_after(holdings: Holdings) -> list[Section]:
+    """All source bytes as a bar, and below it what is stored of them, codec by codec."""
+    if not holdings.source_bytes:
+        return []
+    names = sorted(str(name) for name in holdings.stored["codec"].unique().to_pylist())
+    sizes = {name: _stored_bytes(holdings, name) for name in names}
+    unit, step = words.unit_of(holdings.source_bytes)
+    rows: list[tuple[str, int | None, float, str]] = [
+        ("source files", None, holdings.source_bytes / step, words.size(holdings.source_bytes))
+    ]
+    rows += [(name, style, sizes[name] / step, words.size(sizes[name])) for style, name in enumerate(names)]
+    if len(names) > 1:
+        rows.insert(1, ("stored", None, holdings.payload_bytes / step, words.size(holdings.payload_bytes)))
+    note = "without the images that were rejected, of which nothing is stored."
+    return [Section("How much smaller", charts=[charts.bars("Before and after", note, ["", unit], rows, 110)])]
+
+
+def _stored_bytes(holdings: Holdings, codec: str) -> int:
+    rows = holdings.stored.filter(pc.field("codec") == codec)
+    return int(pc.sum(rows["payload_bytes"]).as_py() or 0)
 
 
 def _by_codec(holdings: Holdings) -> Section:
@@ -132,10 +158,10 @@ def _galleries(holdings: Holdings, options: PageOptions) -> list[Section]:
     rows = {i: table.slice(i, 1).to_pylist()[0] for each in chosen for i in each}
     lists = [[Wanted(i, words.short(rows[i]["source_uri"]), _facts(rows[i])) for i in each] for each in chosen]
     shown = gallery.exhibits(lists, Stored(holdings.archive, rows))
-    how = "Source and stored picture, 1:1, where the error is largest; the maps show the whole picture."
+    above = gallery.shown_above(lists[1], lists[0])
     return [
-        Section("Worst by quality", [how], exhibits=shown[0]),
-        Section("Least saved of lossy pictures", exhibits=shown[1]),
+        Section("Worst by quality", [gallery.HOW], exhibits=shown[0]),
+        Section("Least saved of lossy pictures", above, exhibits=shown[1]),
     ]
 
 

@@ -149,12 +149,48 @@ def intervals(
     return Chart(title, note, frame.drawing(title), (), ["codec", x_title], rows)
 
 
-class _Rows:
-    """The frame of a chart with one row per codec: names on the left, numbers along the bottom."""
+def bars(
+    title: str, note: str, head: Sequence[str], found: Sequence[tuple[str, int | None, float, str]], beside: float = 90
+) -> Chart:
+    """A bar from zero for each (name, style or None for gray, value, words beside it); `head` names both columns.
 
-    def __init__(self, names: Sequence[str], values: Sequence[float], x_title: str) -> None:
-        left = 30 + 9 * max(len(name) for name in names)
-        self.x = svg.Axis(*svg.padded(values), min(left, 230), svg.WIDTH - svg.RIGHT)
+    `beside` px on the right are left to the words.
+    """
+    frame = _Rows([name for name, _, _, _ in found], [value for _, _, value, _ in found], head[1], beside)
+    for at, (name, style, value, words) in enumerate(found):
+        look = "gray" if style is None else f"c{style % 7}"
+        frame.parts.append(svg.bar(frame.x, frame.middle(at), look, value, words, f"{name}: {words}"))
+    return Chart(title, note, frame.drawing(title), (), head, [[name, words] for name, _, _, words in found])
+
+
+def speed_size(title: str, note: str, found: Sequence[tuple[str, int, float, float]]) -> Chart | None:
+    """One mark for each (name, style, encoding MP/s, percent saved), speed on a logarithmic axis."""
+    shown = [each for each in found if math.isfinite(each[2]) and each[2] > 0 and math.isfinite(each[3])]
+    if not shown:
+        return None
+    speeds = [mpx_per_s for _, _, mpx_per_s, _ in shown]
+    x = svg.Axis(min(speeds) / 1.6, max(speeds) * 1.6, svg.LEFT, svg.WIDTH - svg.RIGHT, log=True)
+    y = svg.Axis(*svg.padded([saved for _, _, _, saved in shown], 0.1), svg.HEIGHT - svg.BOTTOM, svg.TOP)
+    marks, rows = [], []
+    for name, style, mpx_per_s, saved in shown:
+        tip = f"{name}: {saved:.1f} % saved, {mpx_per_s:.2f} MP/s"
+        marks.append(svg.curve(style, name, [(x(mpx_per_s), y(saved), tip)]))
+        rows.append([name, f"{mpx_per_s:.2f}", f"{saved:.1f} %"])
+    inside = svg.grid(x, y, "encoding, MP/s of one process", "saved, %") + "".join(marks)
+    legend = [Entry(name, svg.legend_mark(style), name) for name, style, _, _ in shown]
+    return Chart(title, note, svg.drawing(inside, title), legend, ["codec", "encode MP/s", "saved"], rows)
+
+
+class _Rows:
+    """The frame of a chart with one row per codec: names on the left, numbers along the bottom.
+
+    With `beside` the axis begins at zero and ends that many px before the right edge.
+    """
+
+    def __init__(self, names: Sequence[str], values: Sequence[float], x_title: str, beside: float = 0) -> None:
+        left = 24 + 12 * max(len(name) for name in names)  # as wide as on a phone
+        low, high = (0.0, max(values) or 1.0) if beside else svg.padded(values)
+        self.x = svg.Axis(low, high, min(left, 260), svg.WIDTH - svg.RIGHT - beside)
         self.bottom = svg.TOP + ROW_PX * len(names)
         self.parts = [_columns(self.x, self.bottom, x_title)]
         self.parts += [svg.text(self.x.start - 10, self.middle(at) + 4, name, "end") for at, name in enumerate(names)]

@@ -7,7 +7,7 @@ picture with that window outlined.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -58,26 +58,45 @@ class Wanted:
     facts: str
 
 
+HOW = (
+    "Drag to move between source and decoded picture, pixel for pixel, where the error is largest. The maps below show "
+    "the whole picture with that window outlined: where the error is, and, for the learned codec, where the bits went, "
+    "which is what its entropy model finds hard to predict."
+)
 Fetch = Callable[[int], Specimen]
 
 
 def exhibits(lists: Sequence[Sequence[Wanted]], fetch: Fetch) -> list[list[Exhibit]]:
-    """The galleries of `lists`; an image on two of them is fetched once, and one that cannot be had says why."""
-    keys = {wanted.key for each in lists for wanted in each}
-    limit = BUDGET_BYTES // max(1, 2 * sum(len(each) for each in lists))
+    """The galleries of `lists`, each image in the first that wants it; one that cannot be had says why."""
+    chosen = once(lists)
+    keys = sorted(wanted.key for each in chosen for wanted in each)
+    limit = BUDGET_BYTES // max(1, 2 * len(keys))
     shown: dict[int, Exhibit] = {}
-    for key in sorted(keys):
+    for key in keys:
         try:
             shown[key] = _exhibit(fetch(key), limit)
         except PipelineError as error:
             shown[key] = Exhibit("", "", problem=str(error))
-    return [[_captioned(shown[wanted.key], wanted) for wanted in each] for each in lists]
+    return [[replace(shown[wanted.key], name=wanted.name, facts=wanted.facts) for wanted in each] for each in chosen]
 
 
-def _captioned(exhibit: Exhibit, wanted: Wanted) -> Exhibit:
-    from dataclasses import replace
+def once(lists: Sequence[Sequence[Wanted]]) -> list[list[Wanted]]:
+    """`lists` without images that an earlier one holds."""
+    seen: set[int] = set()
+    left = []
+    for each in lists:
+        left.append([wanted for wanted in each if wanted.key not in seen])
+        seen |= {wanted.key for wanted in each}
+    return left
 
-    return replace(exhibit, name=wanted.name, facts=wanted.facts)
+
+def shown_above(wanted: Sequence[Wanted], before: Sequence[Wanted]) -> list[str]:
+    """A sentence about those of `wanted` that the gallery `before` shows, if any."""
+    names = [each.name for each in wanted if each.key in {other.key for other in before}]
+    if not names:
+        return []
+    rest = "the others follow" if len(names) < len(wanted) else "there are no others"
+    return [f"Shown above already: {', '.join(names)}; {rest}."]
 
 
 def _exhibit(found: Specimen, limit_bytes: int) -> Exhibit:

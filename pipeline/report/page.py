@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from importlib import resources
+from datetime import UTC, datetime
+from importlib import metadata, resources
 from typing import Any
 
 from pipeline.errors import ConfigError
@@ -61,7 +62,16 @@ def render(page: Page) -> str:
     )
     template = environment.from_string(_text("page.html.j2"))
     raw: Any = environment.filters["safe"]
-    return template.render(page=page, style=raw(_text("style.css")), script=raw(_text("page.js")))
+    return template.render(page=page, footer=_footer(), style=raw(_text("style.css")), script=raw(_text("page.js")))
+
+
+def _footer() -> str:
+    try:
+        version = f" {metadata.version('shardpress')}"
+    except metadata.PackageNotFoundError:  # a checkout that was never installed
+        version = ""
+    today = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return f"Made by shardpress{version} on {today}. One file; it asks no network and keeps nothing."
 
 
 def _text(name: str) -> str:

@@ -10,11 +10,12 @@ from pipeline.report.page import Section, Table
 
 
 def section(records: Sequence[Mapping[str, Any]]) -> Section:
-    """The last run in full, the earlier ones in a table."""
+    """The last run in full, and all of them in a table where there are several."""
     if not records:
         return Section("How these numbers were made", ["No run records were found beside the results."])
     last = next((r for r in reversed(records) if _counters(r).get("rows") or _counters(r).get("images")), records[-1])
-    return Section("How these numbers were made", table=_runs(records), facts=_facts(last))
+    runs = _runs(records) if len(records) > 1 else None
+    return Section("How these numbers were made", table=runs, facts=_facts(last))
 
 
 def _runs(records: Sequence[Mapping[str, Any]]) -> Table:

@@ -36,13 +36,10 @@ def galleries(study: Study) -> list[Section]:
     ]
     shown = gallery.exhibits(lists, Remade(study))
     label = focus.label(at)
-    how = (
-        f"{label}. The slider moves between source and decoded picture, 1:1, where the error is largest; the maps show "
-        "the whole picture with that window outlined. Pictures are embedded as WebP."
-    )
+    above = gallery.shown_above(lists[1], lists[0])
     return [
-        Section(f"Worst by quality: {label}", [how], exhibits=shown[0]),
-        Section(f"Least saved: {focus.name} at {study.psnr_db:g} dB", exhibits=shown[1]),
+        Section(f"Worst by quality: {label}", [gallery.HOW], exhibits=shown[0]),
+        Section(f"Least saved: {focus.name} at {study.psnr_db:g} dB", above, exhibits=shown[1]),
     ]
 
 

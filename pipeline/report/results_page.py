@@ -46,7 +46,8 @@ def results_page(uri: str, options: PageOptions) -> Page:
     images = int(study.found.complete.sum())
     if not images:
         return Page("Codecs compared", _subtitle(study), [_counts(study), provenance.section(study.records)])
-    sections = [_headline(study), _smaller(study), _curves(study), *_fidelity(study), *galleries(study)]
+    sections = [_smaller(study), _headline(study), _curves(study), _images(study), *_fidelity(study)]
+    sections += galleries(study)
     sections += [_counts(study), provenance.section(study.records)]
     return Page("Codecs compared on your images", _subtitle(study), sections, _figures(study))
 
@@ -67,9 +68,12 @@ def _config(record: Mapping[str, Any]) -> dict[str, Any]:
 
 def _figures(study: Study) -> list[tuple[str, str]]:
     focus, at = study.focus, study.at[study.focus.name]
-    figures = [(words.percent(at.saved_pct), f"of source bytes saved by {focus.name} at {study.psnr_db:g} dB")]
+    figures = [
+        (words.percent(at.saved_pct), f"of source bytes saved by {focus.name}, every image at {at.psnr_db:g} dB")
+    ]
     if (rate := study.rates.get(focus.name)) is not None:
-        figures.append((f"{rate.value:+.1f} %", f"bit rate of {focus.name} against {study.anchor.name} at equal PSNR"))
+        than = "fewer" if rate.value <= 0 else "more"
+        figures.append((f"{abs(rate.value):.1f} %", f"{than} bits than {study.anchor.name} at equal PSNR"))
     if study.options.price_per_gb_month is not None:
         per_tb = 1e3 * at.saved_pct / 100 * study.options.price_per_gb_month
         amount = words.money(per_tb, study.options.currency)
@@ -77,21 +81,27 @@ def _figures(study: Study) -> list[tuple[str, str]]:
     return figures
 
 
+def _best_first(study: Study) -> list[Curve]:
+    return sorted(study.curves, key=lambda curve: float(study.at[curve.name].stored_bytes.sum()))
+
+
 def _headline(study: Study) -> Section:
     price, currency = study.options.price_per_gb_month, study.options.currency
-    head = ["codec", f"BD-rate against {study.anchor.name}", "encode MP/s", "decode MP/s"]
-    head += [f"size at {study.psnr_db:g} dB", "saved", "images kept"]
-    head += [f"same class at {study.psnr_db:g} dB"] if study.asked else []
+    head = ["codec", f"saved at {study.psnr_db:g} dB", f"BD-rate against {study.anchor.name}"]
+    head += [f"size at {study.psnr_db:g} dB"]
     head += [f"{currency} saved a month, per TB", "and for these images"][: _money_columns(study)]
-    rows = [_headline_row(study, curve, price) for curve in study.curves]
-    marks = [svg.legend_mark(study.style(curve)) for curve in study.curves]
+    head += [f"same class at {study.psnr_db:g} dB"] if study.asked else []
+    head += ["images kept", "encode MP/s", "decode MP/s"]
+    curves = _best_first(study)
+    rows = [_headline_row(study, curve, price) for curve in curves]
+    marks = [svg.legend_mark(study.style(curve)) for curve in curves]
     notes = [BD, EQUAL.format(db=study.psnr_db), SPEED]
     if study.asked:
         notes.append(SAME.format(db=study.psnr_db))
     if price is not None:
         notes.append(f"Money at {price:g} {currency} per GB (10^9 bytes) and month, for each TB of such sources.")
-    table = Table(head, rows, frozenset({0}), study.curves.index(study.focus), marks)
-    return Section("At a glance", [AVERAGING], table, notes=notes)
+    table = Table(head, rows, frozenset({0}), curves.index(study.focus), marks)
+    return Section("Codec by codec", [AVERAGING], table, notes=notes)
 
 
 def _headline_row(study: Study, curve: Curve, price: float | None) -> list[str]:
@@ -99,16 +109,15 @@ def _headline_row(study: Study, curve: Curve, price: float | None) -> list[str]:
     saved = compare.saved_with_interval(at)
     span = "" if saved.low is None or saved.high is None else f" ({saved.low:.1f} to {saved.high:.1f})"
     speeds = [words.number(compare.mpx_per_s(study.found, ms)) for ms in (curve.encode_ms, curve.decode_ms)]
-    cells = [curve.name, _bd_cell(study, curve), *speeds, words.size(float(at.stored_bytes.sum()))]
-    cells += [f"{saved.value:.1f} %{span}", str(at.kept)]
-    if study.asked:
-        setting = study.nearest_setting(curve)
-        cells.append(words.percent(_share(curve.same[study.found.complete, setting])))
+    cells = [curve.name, f"{saved.value:.1f} %{span}", _bd_cell(study, curve), words.size(float(at.stored_bytes.sum()))]
     if price is not None:
         saved_gb = at.saved_bytes / 1e9
         both = [words.money(1e3 * at.saved_pct / 100 * price, ""), words.money(saved_gb * price, "")]
         cells += both[: _money_columns(study)]
-    return cells
+    if study.asked:
+        setting = study.nearest_setting(curve)
+        cells.append(words.percent(_share(curve.same[study.found.complete, setting])))
+    return [*cells, str(at.kept), *speeds]
 
 
 def _money_columns(study: Study) -> int:
@@ -128,19 +137,43 @@ def _bd_cell(study: Study, curve: Curve) -> str:
 
 
 def _smaller(study: Study) -> Section:
-    """BD-rates with their intervals beside what single images save."""
-    rates = [
-        (curve.name, study.style(curve), study.rates[curve.name]) for curve in study.curves if curve.name in study.rates
-    ]
-    names = [words.short(study.found.uris[i]) for i in np.flatnonzero(study.found.complete)]
-    groups = [(curve.name, study.style(curve), study.at[curve.name].per_image_pct, names) for curve in study.curves]
+    """What a terabyte becomes, and BD-rates with their intervals; the best codec first."""
+    curves = _best_first(study)
+    became = [(curve, 1e3 * (1 - study.at[curve.name].saved_pct / 100)) for curve in curves]
+    rows: list[tuple[str, int | None, float, str]] = [("source files", None, 1e3, "1,000 GB")]
+    rows += [(curve.name, study.style(curve), left_gb, f"{left_gb:,.0f} GB") for curve, left_gb in became]
+    compared = [curve for curve in study.curves if curve.name in study.rates]
+    compared.sort(key=lambda curve: study.rates[curve.name].value)
+    rates = [(curve.name, study.style(curve), study.rates[curve.name]) for curve in compared]
     against = f"against {study.anchor.name} at equal PSNR, with 95 % intervals; left is smaller."
-    note = f"of its source size, with every image at {study.psnr_db:g} dB or better. Box: middle half; line: 5 to 95 %."
+    note = f"of such source files becomes this, with every image at {study.psnr_db:g} dB or better."
     drawn = [
+        charts.bars("1 TB", note, ["codec", "GB"], rows),
         charts.intervals("Bit rate", against, "BD-rate, %", rates, words.interval),
-        charts.distribution("What each image saves", note, "saved, %", groups, words.percent),
     ]
     return Section("How much smaller", charts=[chart for chart in drawn if chart])
+
+
+def _images(study: Study) -> Section:
+    """What single images save, and what saving costs in time."""
+    names = [words.short(study.found.uris[i]) for i in np.flatnonzero(study.found.complete)]
+    curves = _best_first(study)
+    groups = [(curve.name, study.style(curve), study.at[curve.name].per_image_pct, names) for curve in curves]
+    note = f"of its source size, with every image at {study.psnr_db:g} dB or better. Box: middle half; line: 5 to 95 %."
+    speeds = [
+        (
+            curve.name,
+            study.style(curve),
+            compare.mpx_per_s(study.found, curve.encode_ms),
+            study.at[curve.name].saved_pct,
+        )
+        for curve in curves
+    ]
+    drawn = [
+        charts.distribution("What each image saves", note, "saved, %", groups, words.percent),
+        charts.speed_size("Saved, and how fast", "as all settings together ran; up and right is better.", speeds),
+    ]
+    return Section("From image to image", charts=[chart for chart in drawn if chart])
 
 
 def _curves(study: Study) -> Section:

@@ -152,6 +152,17 @@ def interval(x: Axis, y: float, style: int, value: float, span: Sequence[float],
     )
 
 
+def bar(x: Axis, y: float, style: str, value: float, words: str, tip: str, half: float = 13.0) -> str:
+    """A bar from the left end of the axis to `value` at height `y`, with `words` beside its end."""
+    end = x(value)
+    beside = text(end + 8, y + 4.5, words, "start", 'class="title"')
+    return (
+        f'<g class="pt bar {style}" data-x="{end:.1f}" data-y="{y:.1f}" data-tip="{escape(tip)}">'
+        f'<rect x="{x.start:.1f}" y="{y - half:.1f}" width="{max(end - x.start, 1.0):.1f}" height="{2 * half:.1f}" '
+        f'rx="3"/>{beside}</g>'
+    )
+
+
 def zero(x: Axis, bottom: float) -> str:
     return f'<line class="zero" x1="{x(0):.1f}" x2="{x(0):.1f}" y1="{TOP}" y2="{bottom:.1f}"/>'
 

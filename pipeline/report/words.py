@@ -35,12 +35,15 @@ def share(found: Estimate) -> str:
     return f"{100 * found.value:.1f} %{span}"
 
 
+def unit_of(count: float) -> tuple[str, float]:
+    """The unit of 1000, as storage is sold, that `count` bytes are told in, and its bytes."""
+    units = (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
+    return next(((unit, step) for unit, step in units if abs(count) >= step), ("B", 1.0))
+
+
 def size(count: float) -> str:
-    """Bytes in units of 1000, as storage is sold."""
-    for unit, step in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if abs(count) >= step:
-            return f"{count / step:.2f} {unit}"
-    return f"{count:.0f} B"
+    unit, step = unit_of(count)
+    return f"{count / step:.2f} {unit}" if step > 1 else f"{count:.0f} B"
 
 
 def money(amount: float, currency: str) -> str:

@@ -1,6 +1,6 @@
 """The gateway: pictures of one archive over HTTP, a gallery with search, health and metrics.
 
-    GET /                         gallery; ?q=, ?page=
+    GET /                         gallery; ?q=, ?order=, ?page=
     GET /images/{id}              the picture in the format it came in; ?w=640 &format=webp
     GET /images/{id}.json         its metrics row
     GET /healthz, GET /metrics    for load balancers and Prometheus
@@ -41,7 +41,8 @@ class Gateway:
 
     async def gallery(self, request: Request) -> Response:
         text, page = request.query_params.get("q", "").strip(), _number(request, "page", 1, 1, 1_000_000)
-        return HTMLResponse(await run_in_threadpool(gallery.page, self._renders.fresh(), text, page))
+        order = request.query_params.get("order")
+        return HTMLResponse(await run_in_threadpool(gallery.page, self._renders.fresh(), text, page, order))
 
     async def image(self, request: Request) -> Response:
         row, wish = self._row(request), _wish(request)
@@ -61,6 +62,10 @@ class Gateway:
 
     async def health(self, request: Request) -> Response:
         return JSONResponse({"status": "ok", "pictures": len(self._renders.pictures)})
+
+    async def icon(self, request: Request) -> Response:
+        """Browsers ask for one unasked; 404 would stand in their console."""
+        return Response(status_code=204, headers={"Cache-Control": "max-age=86400"})
 
     async def metrics(self, request: Request) -> Response:
         return PlainTextResponse(self._counters.text(self._renders), media_type="text/plain; version=0.0.4")
@@ -83,6 +88,7 @@ def app(renders: Renders, token: str | None = None, hosts: frozenset[str] = froz
         Route("/", gateway.gallery),
         Route("/images/{image_id}.json", gateway.row),
         Route("/images/{image_id}", gateway.image),
+        Route("/favicon.ico", gateway.icon),
         Route("/healthz", gateway.health),
         Route("/metrics", gateway.metrics),
     ]

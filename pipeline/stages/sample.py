@@ -74,6 +74,14 @@ def plan(
     ]
 
 
+def images_in(units: Sequence[EvaluationUnit], shards: bool) -> int | None:
+    """How many images `units` hold; None when only the shards themselves know."""
+    if not shards:
+        return sum(len(unit.items) for unit in units)
+    quotas = [unit.quota[0] for unit in units if unit.quota is not None]
+    return sum(quotas) if len(quotas) == len(units) else None
+
+
 def drawn(items: Sequence[SourceItem], count: int, seed: int) -> list[SourceItem]:
     """At most `count` of `items`."""
     return heapq.nsmallest(count, items, key=lambda item: rank(item.uri, seed))

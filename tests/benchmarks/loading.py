@@ -2,19 +2,22 @@
 
     python -m tests.benchmarks.loading [--pictures 256] [--side 256] [--workers 2] [--device cpu]
 
-JPEGs are read as WebDataset reads them: members of tar shards in order, decoded by Pillow. Archives hold the same
-JPEGs recompressed. Each row is one epoch through a DataLoader after a warm-up; disk and page cache are warm for all.
+JPEGs are read as WebDataset reads them: members of tar shards in order, decoded by Pillow; by the package webdataset
+itself, too, where it is installed (no part of this project needs it). Archives hold the same JPEGs recompressed. Each
+row is one epoch through a DataLoader after a warm-up; disk and page cache are warm for all.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
+import resource
 import sys
 import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -44,8 +47,21 @@ class TarStream(IterableDataset[torch.Tensor]):
                 for member in members:
                     data = members.extractfile(member)
                     if data is not None:
-                        pixels = np.asarray(Image.open(data).convert("RGB"))
-                        yield torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+                        yield pixels_of(Image.open(data))
+
+
+def pixels_of(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(image.convert("RGB")).transpose(2, 0, 1).copy())
+
+
+def webdataset_stream(folder: Path) -> Any:
+    """The same tensors by the package webdataset; None where it is not installed."""
+    try:
+        import webdataset
+    except ImportError:
+        return None
+    shards = sorted(str(path) for path in folder.glob("*.tar"))
+    return webdataset.WebDataset(shards, shardshuffle=False).decode("pil").map(lambda sample: pixels_of(sample["jpg"]))
 
 
 def write_shards(folder: Path, pictures: int, side: int) -> Path:
@@ -66,36 +82,54 @@ def write_shards(folder: Path, pictures: int, side: int) -> Path:
     return folder
 
 
-def pictures_per_s(epoch: Callable[[], Iterable[Any]], pictures: int) -> float:
-    """Of one epoch, after one that is not counted."""
+@dataclass(frozen=True)
+class Way:
+    """One way to load: what it is, what it stores, and what an epoch took."""
+
+    source: str
+    bytes_per_picture: float
+    pictures_per_s: float
+    cpu_ms: float  # of a picture, in all processes: what other programs on the machine change least
+
+
+def timed(epoch: Callable[[], Iterable[Any]], pictures: int) -> tuple[float, float]:
+    """(pictures per second, CPU ms per picture) of one epoch, after one that is not counted."""
     for _ in epoch():
         pass
-    started = time.perf_counter()
+    started, cpu_s = time.perf_counter(), _cpu_s()
     seen = sum(len(batch) for batch in epoch())
-    elapsed_s = time.perf_counter() - started
+    elapsed_s, cpu_s = time.perf_counter() - started, _cpu_s() - cpu_s
     if seen != pictures:
         raise SystemExit(f"an epoch gave {seen} pictures, expected {pictures}")
-    return seen / elapsed_s
+    return seen / elapsed_s, 1e3 * cpu_s / seen
 
 
-def measure(folder: Path, pictures: int, side: int, workers: int, device: str) -> list[tuple[str, float, float]]:
-    """(what, bytes per picture, pictures per second) of each way."""
+def _cpu_s() -> float:
+    """Of this process and of workers that have ended, as those of a DataLoader have after each epoch."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(each.ru_utime + each.ru_stime for each in used)
+
+
+def measure(folder: Path, pictures: int, side: int, workers: int, device: str) -> list[Way]:
+    """Each way over the same pictures, JPEG in tars first."""
     tars = write_shards(folder / "tars", pictures, side)
 
     def loaded(source: Any) -> DataLoader[Any]:
         return DataLoader(source, batch_size=_BATCH, num_workers=workers, collate_fn=list)
 
-    source_bytes = sum(path.stat().st_size for path in tars.glob("*.tar"))
-    rows = [("JPEG in tars", source_bytes / pictures, pictures_per_s(lambda: loaded(TarStream(tars)), pictures))]
+    jpeg_bytes = sum(path.stat().st_size for path in tars.glob("*.tar")) / pictures
+    ways = [Way("JPEG in tars", jpeg_bytes, *timed(lambda: loaded(TarStream(tars)), pictures))]
+    if (theirs := webdataset_stream(tars)) is not None:
+        ways.append(Way("JPEG in tars, package webdataset", jpeg_bytes, *timed(lambda: loaded(theirs), pictures)))
     uri, stored = "", 0.0
     for codec in ("jxl-lossless", "webp", "cnn"):
         uri = made.press(tars, folder / codec, codec, 60).uri
         stored = sum(path.stat().st_size for path in (folder / codec / "data").iterdir()) / pictures
         stream = ArchiveStream(uri)
-        rows.append((f"archive, {codec}", stored, pictures_per_s(lambda stream=stream: loaded(stream), pictures)))  # type: ignore[misc]
+        ways.append(Way(f"archive, {codec}", stored, *timed(lambda stream=stream: loaded(stream), pictures)))  # type: ignore[misc]
     decoder, coded = BatchDecoder(uri, device=device), ArchiveStream(uri, decode="symbols")
-    speed = pictures_per_s(lambda: map(decoder, loaded(coded)), pictures)
-    return [*rows, (f"archive, cnn, decoded in batches on {device}", stored, speed)]
+    took = timed(lambda: map(decoder, loaded(coded)), pictures)
+    return [*ways, Way(f"archive, cnn, decoded in batches on {device}", stored, *took)]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -107,10 +141,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         found = measure(Path(folder), arguments.pictures, arguments.side, arguments.workers, arguments.device)
-    jpeg = found[0][2]
+    jpeg = found[0]
     rows = [
-        {"source": what, "bytes/picture": f"{size:,.0f}", "pictures/s": f"{speed:.0f}", "x JPEG": f"{speed / jpeg:.2f}"}
-        for what, size, speed in found
+        {
+            "source": way.source,
+            "bytes/picture": f"{way.bytes_per_picture:,.0f}",
+            "pictures/s": f"{way.pictures_per_s:.0f}",
+            "x JPEG": f"{way.pictures_per_s / jpeg.pictures_per_s:.2f}",
+            "CPU ms/picture": f"{way.cpu_ms:.1f}",
+            "x JPEG, CPU": f"{way.cpu_ms / jpeg.cpu_ms:.2f}",
+        }
+        for way in found
     ]
     threads = f"{arguments.workers} workers, {torch.get_num_threads()} torch threads in the main process"
     words = sys.argv[1:] if argv is None else argv

@@ -27,7 +27,8 @@ def test_every_way_of_loading_is_measured_and_told(capsys: pytest.CaptureFixture
     sizes = {way: int(rows[way][0].replace(",", "")) for way in WAYS}
     assert all(int(rows[way][1]) > 0 for way in WAYS)
     assert sizes["archive, webp"] < sizes["JPEG in tars"]
-    assert rows["JPEG in tars"][2].strip() == "1.00"
+    assert rows["JPEG in tars"][2].strip() == rows["JPEG in tars"][4].strip() == "1.00"
+    assert all(float(rows[way][3]) > 0 for way in WAYS)
     assert re.search(r"command: python -m tests\.benchmarks\.loading --pictures 40 --side 64 --workers 1$", told, re.M)
     assert "threads: 1 workers, " in told
 
@@ -41,4 +42,4 @@ def test_tars_hold_the_pictures_and_workers_share_their_shards(tmp_path: Path) -
 
 def test_an_epoch_that_loses_a_picture_is_no_measurement() -> None:
     with pytest.raises(SystemExit, match="gave 3 pictures, expected 4"):
-        loading.pictures_per_s(lambda: [[1, 2], [3]], 4)
+        loading.timed(lambda: [[1, 2], [3]], 4)

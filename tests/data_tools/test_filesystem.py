@@ -101,6 +101,11 @@ def test_sources_lead_to_their_files(fs: ArchiveFileSystem, source: Path, names:
 def test_what_is_not_there_is_told_as_files_are(fs: ArchiveFileSystem, names: dict[str, str], archive: str) -> None:
     with pytest.raises(FileNotFoundError, match="no picture"):
         fs.cat_file("0" * 32)
+    for name in (f"{archive}/holiday.jpg", f"{archive}/a/b"):
+        with pytest.raises(FileNotFoundError, match="found no image_id"):
+            fs.open(name)
+    with pytest.raises(IsADirectoryError, match="one of its pictures"):
+        fs.open(archive)
     with pytest.raises(FileNotFoundError, match="suffix"):
         fs.cat_file(names["a.jpg"] + ".exe")
     with pytest.raises(FileNotFoundError, match=r"archive\.json"):

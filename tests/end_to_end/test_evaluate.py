@@ -163,7 +163,7 @@ def test_an_image_that_kills_its_worker_costs_its_own_rows(fill, tmp_path):
     (source / "poison.jpg").write_bytes(b"POISON")
     flags = {"source.uri": str(source), "results.uri": str(tmp_path / "r")}
     order = order_of(load(EvaluateConfig, None, ["codecs=[{name: jpeg, qualities: [50]}]"], flags))
-    report = evaluate(replace(order, decode=Decode(hook=deadly)), lambda total: None)
+    report = evaluate(replace(order, decode=Decode(hook=deadly)), lambda total, images: None)
     assert (report.total.images, report.total.rejected) == (4, 1)
     reasons = [reason for reason in results.read(str(tmp_path / "r"))["reason"].to_pylist() if reason]
     assert reasons == ["measuring this image crashed the process"]

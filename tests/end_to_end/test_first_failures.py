@@ -74,6 +74,7 @@ RECOMPRESS = ("recompress", "--source", "photos", "--archive", "archive")
         (1, ("encode", "photo.jpg"), "photo.jpg: no such file"),
         (1, ("decode", "home/.profile"), "home/.profile: no such file"),
         (2, ("train", "--data", "photos"), "set out (or --out)"),
+        (2, ("models", "0123456789abcdef"), "not in this installation, which has"),
         (2, ("evaluate", "--source", "photos", "--results", "r"), "set codecs"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, tuple) else None,
@@ -86,8 +87,15 @@ def test_a_file_that_is_no_picture_is_named(folder: Path) -> None:
     (folder / "page.jpg").write_text("<html>")
     assert fails(1, "encode", "page.jpg", cwd=folder).startswith("page.jpg: not an image")
     assert fails(1, "decode", "page.jpg", cwd=folder).startswith("page.jpg: not an image")
+
+
+def test_a_picture_that_a_single_file_cannot_stand_for_is_told_where_it_could_go(folder: Path) -> None:
     Image.new("I;16", (40, 30)).save(folder / "deep.png")
-    assert fails(1, "encode", "deep.png", cwd=folder).startswith("deep.png: ")
+    Image.new("CMYK", (40, 30)).save(folder / "print.jpg")
+    for name, found in (("deep.png", "found 16 bits per channel"), ("print.jpg", "found CMYK colours")):
+        said = fails(1, "encode", name, cwd=folder)
+        assert said.startswith(f"{name}: {found}, expected one picture of 8-bit gray or RGB")
+        assert "shardpress recompress" in said
 
 
 def test_no_credentials_for_a_bucket(folder: Path) -> None:

@@ -57,7 +57,7 @@ def test_results_and_pages_lie_in_a_bucket(s3_server: S3Server, tmp_path: Path):
         "--results",
         f"{bucket}/results",
         codecs,
-        "report.worst=1",
+        "report.worst=3",
         "--json",
     ]
     done = shardpress(*order)
@@ -66,7 +66,7 @@ def test_results_and_pages_lie_in_a_bucket(s3_server: S3Server, tmp_path: Path):
     assert len(results.read(f"{bucket}/results")) == 24
     page = storage.read_bytes(f"{bucket}/results/report.html").decode()
     assert "BD-rate against jpeg" in page
-    assert page.count('class="compare"') == 2  # the sources are read from the bucket again
+    assert page.count('class="compare"') == 3  # the sources are read from the bucket again
 
     done = shardpress(*order)
     assert json.loads(done.stdout)["rows"] == 0, done.stderr

@@ -45,6 +45,7 @@ def test_options_reach_the_codec_and_labels_tell_curves_apart():
         (["--source", "s", "--results", "r"], 2, "codecs is missing"),
         (["--source", "s", "--results", "r", "codecs=[{name: jpg}]"], 2, "did you mean 'jpeg'"),
         (["--source", "s", "--results", "s/r", "codecs=[{name: jpeg}]"], 2, "lie inside the source"),
+        (["--source", "s", "--results", "r", "codecs=[{name: jxl-lossless, qualities: [3]}]"], 2, "has one setting"),
         (["--source", "s", "--results", "r", "codecs=[{name: jpeg}]", "sampel=3"], 2, "did you mean 'sample'"),
         (["--source", "nowhere", "--results", "r", "codecs=[{name: jpeg}]"], 1, "nowhere"),
         (["--source", "s", "--results", "r", "codecs=[{name: avif, options: {sped: 1}}]"], 2, "unknown option 'sped'"),

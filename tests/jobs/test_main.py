@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
 import subprocess
@@ -24,6 +25,16 @@ def test_help_fits_one_screen(capsys: pytest.CaptureFixture[str]) -> None:
     assert len(lines) <= 24
     assert max(map(len, lines)) <= 100
     assert all(any(line.startswith(f"  {job} ") for line in lines) for job in JOBS)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["encode", "--help"], ["completion", "bash"], ["models"]])
+def test_a_reader_that_stops_early_is_no_error(words: list[str]) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-m", "jobs", *words], stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert done.stderr == ""
+    assert done.returncode == 1
 
 
 def test_help_of_a_job_is_asked_for_in_two_ways(capsys: pytest.CaptureFixture[str]) -> None:

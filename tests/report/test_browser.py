@@ -24,7 +24,7 @@ def test_a_desk_sees_it_whole(page):
     with opened(page) as browser:
         assert browser.get_log("browser") == []
         assert "Codecs compared" in browser.title
-        assert browser.execute_script("return document.querySelectorAll('svg.chart').length") == 4
+        assert browser.execute_script("return document.querySelectorAll('svg.chart').length") == 6
         broken = "return [...document.images].filter(i => !i.complete || !i.naturalWidth).length"
         assert browser.execute_script(broken) == 0
         _slider_moves(browser)
@@ -106,7 +106,7 @@ def test_a_phone_needs_no_sideways_scrolling_in_the_dark(page):
     with opened(page, width=400, height=800, dark=True) as browser:
         assert browser.execute_script("return document.documentElement.scrollWidth") <= 400
         table = browser.execute_script(
-            "const s = document.querySelector('.scroll'); s.scrollLeft = 300;"
+            "const s = document.querySelector('section > .scroll'); s.scrollLeft = 300;"
             "return [s.scrollWidth > s.clientWidth, s.querySelector('tbody td').getBoundingClientRect().left]"
         )
         assert table[0], "a table this wide needs its own scrolling"

@@ -35,3 +35,11 @@ def test_two_galleries_of_busy_pictures_fit_into_a_page(photos):
     assert first.before.startswith("data:image/webp")
     assert 24 * size + WITHOUT_PICTURES < PAGE_BYTES
     assert len(fetched) == 24
+
+
+def test_a_picture_on_two_lists_is_shown_once_and_named_in_the_second():
+    first, second = ([Wanted(key, f"{key}.jpg", "") for key in keys] for keys in ((3, 1, 2), (1, 4, 3)))
+    assert [[wanted.key for wanted in each] for each in gallery.once([first, second])] == [[3, 1, 2], [4]]
+    assert gallery.shown_above(second, first) == ["Shown above already: 1.jpg, 3.jpg; the others follow."]
+    assert gallery.shown_above(first, first) == ["Shown above already: 3.jpg, 1.jpg, 2.jpg; there are no others."]
+    assert gallery.shown_above([second[1]], first) == []

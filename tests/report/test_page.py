@@ -41,7 +41,7 @@ def test_it_is_one_file_that_asks_nobody(html):
     [
         "BD-rate against jpeg", "5 images (1 more could not be coded by every codec)", "USD saved a month, per TB",
         "VTM (H.266)", "InterDigitalInc/CompressAI", "Worst by quality: cnn", "Bits per block of",
-        "How much smaller", "Least saved: cnn",
+        "How much smaller", "Least saved: cnn", "Saved, and how fast", "1,000 GB", "Made by shardpress",
         "rejected", "python -m jobs.evaluate", "95 % bootstrap", "mean of per-image RGB PSNR", "MS-SSIM", "a processor",
     ],
 )  # fmt: skip
@@ -100,7 +100,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory, crops: Path) -> str:
 
 
 def test_an_archive_has_a_page_too(archive):
-    page = render(archive_page(archive, PageOptions(price_per_gb_month=0.02, worst=2)))
+    page = render(archive_page(archive, PageOptions(price_per_gb_month=0.02, worst=5)))
     for said in (
         "What the archive holds",
         "6 images",
@@ -112,7 +112,18 @@ def test_an_archive_has_a_page_too(archive):
         "a month",
     ):
         assert said in page
-    assert page.count('class="compare"') == 4
+    assert page.count('class="compare"') == 5, "each picture once, whichever list it is on"
+    assert "Shown above already: " in page
+
+
+def test_the_best_codec_comes_first_in_tables_and_bars(html):
+    saved = [
+        float(number) for number in re.findall(r"<td>(-?[\d.]+) % \(\d", html[html.index("Codec by codec</h2>") :])
+    ]
+    assert saved[:4] == sorted(saved[:4], reverse=True)
+    bars = [float(number.replace(",", "")) for number in re.findall(r">([\d,]+) GB</text>", html)]
+    assert bars[0] == 1000
+    assert bars[1:] == sorted(bars[1:])
 
 
 def test_an_empty_archive_has_a_page(tmp_path):

@@ -154,6 +154,25 @@ def test_the_gallery_shows_searches_and_escapes(gateway: Callable) -> None:
     assert "<script>" not in client.get("/", params={"q": '"><script>alert(1)</script>'}).text
 
 
+def test_the_gallery_has_orders_and_pages_keep_them(gateway: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pipeline.serve import gallery
+
+    client = gateway()
+    seen = {}
+    for order in gallery.ORDERS:
+        answer = client.get("/", params={"order": order, "q": "codec = 'webp'"})
+        seen[order] = re.findall(r'src="/images/([0-9a-f]{32})', answer.text)
+        assert f"<b>{order}</b>" in answer.text
+        assert f'name="order" value="{order}"' in answer.text
+    assert len({tuple(ids) for ids in seen.values()}) >= 3
+    assert len({frozenset(ids) for ids in seen.values()}) == 1
+    wrong = client.get("/", params={"order": "beauty"})
+    assert (wrong.status_code, "expected one of name, worst quality" in wrong.text) == (400, True)
+    monkeypatch.setattr(gallery, "PER_PAGE", 4)
+    assert "page=2&amp;order=largest" in client.get("/", params={"order": "largest"}).text
+    assert client.get("/favicon.ico").status_code == 204
+
+
 def test_every_answer_carries_safe_headers(gateway: Callable) -> None:
     for path in ("/", "/nothing", "/metrics"):
         headers = gateway().get(path).headers

@@ -79,7 +79,7 @@ def test_a_person_looks_searches_and_opens_a_picture(browser: Any, served: str) 
         browser.find_element(By.CSS_SELECTOR, "li a").click()
         WebDriverWait(browser, 30).until(lambda d: "/images/" in d.current_url and loaded(d))
         assert browser.execute_script("return document.images[0].naturalWidth") <= 640
-        assert not [e for e in browser.get_log("browser") if e["level"] == "SEVERE" and "favicon" not in e["message"]]
+        assert not [e for e in browser.get_log("browser") if e["level"] == "SEVERE"]
 
 
 def test_the_process_answers_and_asks_for_its_token(served: str) -> None:

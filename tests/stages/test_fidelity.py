@@ -44,6 +44,17 @@ def test_a_task_is_built_from_files(tmp_path):
     assert task.label_of(source_of(b"", "dog-1.jpg")) == 1
 
 
+def test_the_classes_of_imagenet_are_known_by_name():
+    fidelity = Fidelity("squeezenet1_1", classes="imagenet", label_pattern=r"n\d{8}_(.+)\.")
+    names = fidelity._names()
+    assert len(names) == 1000
+    assert fidelity.label_of(source_of(b"", "n01440764_tench.JPEG"), names) == 0
+    assert fidelity.label_of(source_of(b"", "n01601694_water_ouzel.JPEG"), names) == 20
+    assert fidelity.label_of(source_of(b"", "n01601694_unicorn.JPEG"), names) is None
+    column = Fidelity("squeezenet1_1", classes="imagenet", label_column="cls")
+    assert column.label_of(source_of(b"", cls="water ouzel"), names) == 20
+
+
 def test_an_empty_list_of_classes_is_an_error(tmp_path):
     (tmp_path / "classes.txt").write_text("\n")
     with pytest.raises(ConfigError, match="is empty"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.records import SourceItem
-from pipeline.stages.sample import EvaluationUnit, drawn, drawn_images, plan
+from pipeline.stages.sample import EvaluationUnit, drawn, drawn_images, images_in, plan
 from tests.stages.pictures import source_of
 
 ITEMS = [SourceItem(f"/in/{number:04d}.png", "v1", 100) for number in range(500)]
@@ -49,6 +49,14 @@ def test_of_shards_as_many_are_opened_as_give_a_fair_share_each():
     assert len(units) == 5
     assert {unit.quota for unit in units} == {(64, 0)}
     assert len(planned(shards, shards=True)) == 100
+
+
+def test_how_many_images_there_will_be_is_known_unless_shards_hide_it():
+    assert images_in(planned(), shards=False) == 500
+    shards = [SourceItem(f"/in/{number:03d}.tar", "v1", 10**9) for number in range(100)]
+    assert images_in(planned(shards, shards=True, sample=320), shards=True) == 320
+    assert images_in(planned(shards, shards=True), shards=True) is None
+    assert images_in([], shards=True) == 0
 
 
 def test_the_quota_of_a_shard_keeps_its_order_and_its_count():
