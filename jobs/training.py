@@ -45,15 +45,15 @@ def photos_of(settings: TrainConfig) -> tuple[list[np.ndarray], list[np.ndarray]
     return read_photos(source, settings.data.uri, limit), held
 
 
-def trainer_of(settings: TrainConfig, photos: list[np.ndarray], held_out: list[np.ndarray] | None) -> Trainer:
+def trainer_for(settings: TrainConfig, photos: list[np.ndarray], held_out: list[np.ndarray] | None) -> Trainer:
     import torch
 
-    from pipeline.training.loop import Trainer
+    from pipeline.training.tasks import trainer_of
 
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = settings.device if settings.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    return Trainer(settings.run, photos, Path(settings.out), device, held_out)
+    return trainer_of(settings.run, photos, Path(settings.out), device, held_out)
 
 
 def fit(settings: TrainConfig, photos: list[np.ndarray], held_out: list[np.ndarray] | None) -> Trainer:
@@ -61,7 +61,7 @@ def fit(settings: TrainConfig, photos: list[np.ndarray], held_out: list[np.ndarr
     from pipeline.training.log import logging
 
     if settings.workers == 1:
-        trainer = trainer_of(settings, photos, held_out)
+        trainer = trainer_for(settings, photos, held_out)
         with shown() as show, logging(Path(settings.out), show, workers=1, step=trainer.step) as log:
             trainer.run(log)
         return trainer
@@ -77,7 +77,7 @@ def fit(settings: TrainConfig, photos: list[np.ndarray], held_out: list[np.ndarr
         max_failures=settings.max_failures,
         threads=settings.threads or 1,
     )
-    return trainer_of(settings, photos, held_out)
+    return trainer_for(settings, photos, held_out)
 
 
 @contextlib.contextmanager
@@ -105,12 +105,11 @@ def shown() -> Iterator[Log]:
 
 def export(settings: TrainConfig, trainer: Trainer, photos: list[np.ndarray]) -> Path:
     """OUT/<model id>.safetensors. Raises TrainingError when frozen and float model disagree."""
-    from pipeline.nn.complexity import kmac_per_px
+    from pipeline.nn.complexity import work_of
     from pipeline.training.export import export as exported
 
     if trainer.step == 0:
         raise TrainingError(f"{settings.out}: has no checkpoint to export; train first, without --export-only")
-    encoder, decoder = kmac_per_px(trainer.model.cpu().eval())
     card = {
         "name": settings.name,
         "made": datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -120,7 +119,7 @@ def export(settings: TrainConfig, trainer: Trainer, photos: list[np.ndarray]) ->
         "megapixels": round(sum(p.shape[0] * p.shape[1] for p in photos) / 1e6, 1),
         "device": str(trainer.device),
         "recipe": {name: getattr(settings.run, name) for name in RECIPE},
-        "kmac_per_px": {"encoder": round(encoder, 2), "decoder": round(decoder, 2)},
+        "kmac_per_px": {name: round(work, 2) for name, work in work_of(trainer.model.cpu().eval()).items()},
         "validation": trainer.validated,
         **trainer.origin,
     }

@@ -113,5 +113,7 @@ def bit_map(codec: Codec, payload: bytes) -> np.ndarray | None:
         return None
     from pipeline.codecs.learned.bits import allocation
 
-    found: np.ndarray = allocation(frozen, read(payload))
-    return found
+    symbols = read(payload)
+    found: np.ndarray = allocation(frozen, symbols)
+    # A block of a reduced picture stands for more pixels of the true one.
+    return found if symbols.reduced is None else found / symbols.reduced.scale**2

@@ -40,7 +40,7 @@ def reach(
     def value_of(found: Pass) -> float:
         symbols, x_hat = found
         if kind == "bpp":
-            return 8 * size_bytes(symbols) / (symbols.height_px * symbols.width_px)
+            return 8 * size_bytes(symbols) / (rgb.shape[0] * rgb.shape[1])
         return ms_ssim(rgb, x_hat) if kind == "ms_ssim" else psnr_db(mse(rgb, x_hat))
 
     low: tuple[float, float | None] = (0.0, None)
