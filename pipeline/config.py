@@ -106,6 +106,7 @@ class PageSection(Section):
     price_per_gb_month: float | None = Field(default=None, ge=0)
     currency: str = "USD"
     worst: int = Field(default=12, ge=0, le=48)  # images in each gallery
+    superres: int = Field(default=3, ge=0, le=24)  # images shown reduced and restored, on the page of an evaluation
 
 
 # Statuses, first words of reasons, and names of parts as `jobs.verify` tells them.

@@ -19,7 +19,7 @@ _FIXED = 16
 
 @dataclass(frozen=True, slots=True)
 class Reduced:
-    """What was coded is a smaller picture: by which factor, and which super-resolver restores which size."""
+    """What was coded is a smaller picture: by which factor, what restores it, and to which size."""
 
     scale: int
     model_id: str

@@ -47,6 +47,8 @@ class Exhibit:
     error_top: str = ""
     window: dict[str, str] | None = None
     aspect: str = "1"
+    tags: tuple[str, str] = ("source", "decoded")  # what the slider moves between
+    beside: str = ""  # a third picture, what the two are to look like
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,8 @@ class Enlargement:
     model: str | None = None
 
     def __post_init__(self) -> None:
+        if self.scale == 1 and self.model is not None:
+            raise ConfigError(f"--superres {self.model}: nothing is to be enlarged; give its --scale, too")
         if self.scale != 1 and self.model is None:
             superres.require_scale(self.scale)
 

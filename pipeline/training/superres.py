@@ -54,6 +54,8 @@ class SuperresTrainer(Trainer):
             self.origin = {"trunk": _taken_over(trunk, self.spec.backbone.weights)}
 
     def _loss(self, x: Tensor, quality: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        height, width = (side // self.sizes.scale * self.sizes.scale for side in x.shape[-2:])
+        x = x[:, :, :height, :width]
         low, level = self.degrade(x, self.step, self.group.rank * len(x))
         x_hat = self.forward(low.contiguous(memory_format=torch.channels_last), level)
         mse = losses.mse(x_hat, x)

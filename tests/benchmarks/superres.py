@@ -5,7 +5,7 @@
 Pictures are cropped to multiples of the scale, reduced by MATLAB's bicubic to 8 bits, enlarged, and compared on Y with
 `scale` pixels cropped on each side. Folders named Set5, Set14 or B100 are checked: bicubic must come out within 0.1 dB
 of what papers say, or nothing else means anything. `--reduced` adds reduced-resolution coding: rate and RGB PSNR of
-the codec at full size and at half size, restored, at each of these qualities, and what `codec.reduced=auto` makes of it.
+the codec at full size and at half size, restored, at these qualities, and what `codec.reduced=auto` makes of it.
 """
 
 from __future__ import annotations

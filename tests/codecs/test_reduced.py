@@ -95,7 +95,7 @@ def test_symbols_travel_between_processes_with_it():
 
 def test_readers_that_do_not_know_it_refuse(payload, monkeypatch):
     monkeypatch.setattr(container, "_KNOWN", container._KNOWN - {container.REDUCED})
-    with pytest.raises(BitstreamError, match="section 4 of .* is unknown"):
+    with pytest.raises(BitstreamError, match=r"section 4 of .* is unknown"):
         container.unpack(payload)
 
 
@@ -132,7 +132,7 @@ def test_an_archive_carries_the_super_resolver_and_is_read_with_it_alone(payload
     monkeypatch.setattr(superres, "packaged", dict)
     superres.packaged_bytes.cache_clear()
     decoder = registry.decoder_for("cnn", codec.model_id, archive.weights, "cpu")
-    with pytest.raises(BitstreamError, match=f"needs super-resolver {superres.require_scale(2)}: .*found 0 weights"):
+    with pytest.raises(BitstreamError, match=rf"needs super-resolver {superres.require_scale(2)}: .*found 0 weights"):
         decoder.decode(payload)
     monkeypatch.undo()
     [data] = codec.reducing.weights_bytes()  # type: ignore[union-attr]

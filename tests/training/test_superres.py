@@ -138,7 +138,7 @@ def test_a_trunk_takes_over_the_codec_and_names_sizes_that_do_not_fit(pictures, 
     codec = coder_of("default")
     assert torch.equal(trainer.model.trunk.g_s.up.weight, codec.g_s.up.weight)
     assert trainer.origin["trunk"]["network"] == "codec"
-    with pytest.raises(ConfigError, match="has other sizes than run.model"):
+    with pytest.raises(ConfigError, match=r"has other sizes than run\.model"):
         SuperresTrainer(replace(SPEC, model=replace(spec, width=24)), pictures, tmp_path / "other")
 
 

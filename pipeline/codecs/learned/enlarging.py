@@ -21,12 +21,9 @@ class Enlarger:
 
     def __init__(self, frozen: FrozenSuperResolver, device: str = "auto") -> None:
         self.frozen, self.device = frozen, pick_device(device)
+        _require_fitting(frozen)
         network = SuperResolver(frozen.spec)
-        try:
-            network.load_state_dict(models.thawed(frozen.spec.kind, frozen.arrays))
-        except (RuntimeError, TypeError) as error:
-            found = " ".join(str(error).split())[:200]
-            raise BitstreamError(f"weights {frozen.model_id}: arrays do not fit its sizes ({found})") from error
+        network.load_state_dict(models.thawed(frozen.spec.kind, frozen.arrays))
         self.network = network.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @property
@@ -50,3 +47,16 @@ class Enlarger:
 
         tiled(out.shape[2], out.shape[3], tile, out, 1, scale * self.frozen.spec.halo_px, scale * TILE_PX)
         return np.ascontiguousarray(out[0].permute(1, 2, 0).cpu().numpy())
+
+
+def _require_fitting(frozen: FrozenSuperResolver) -> None:
+    """Raises BitstreamError unless the arrays are those of the sizes: sizes alone could ask for any amount of memory."""
+    with torch.device("meta"):
+        wanted = {name: tuple(value.shape) for name, value in SuperResolver(frozen.spec).state_dict().items()}
+    found = {name: value.shape for name, value in frozen.arrays.items()}
+    if found != wanted:
+        odd = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+        raise BitstreamError(
+            f"weights {frozen.model_id}: {len(odd)} arrays do not fit its sizes, such as {odd[0]}, which is "
+            f"{found.get(odd[0])}, expected {wanted.get(odd[0])}; the file is damaged, fetch it again"
+        )
