@@ -62,15 +62,9 @@ def _super_resolver(model_id: str) -> dict[str, Any]:
 
     data = superres.packaged_bytes(model_id)
     model = superres.parse(data)
-    return {
-        "model": model_id,
-        "codec": f"restore {model.spec.scale}x",
-        "kind": model.spec.kind,
-        "bytes": len(data),
-        "default": superres.trained_scales().get(model.spec.scale) == model_id,
-        "spec": model.spec.to_json(),
-        "card": model.card,
-    }
+    spec, default = model.spec, superres.trained_scales().get(model.spec.scale) == model_id
+    entry = {"model": model_id, "codec": f"restore {spec.scale}x", "kind": spec.kind, "bytes": len(data)}
+    return entry | {"default": default, "spec": spec.to_json(), "card": model.card}
 
 
 def _lines(model: dict[str, Any]) -> list[str]:

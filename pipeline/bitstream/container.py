@@ -37,7 +37,7 @@ class Reduced:
         found = cls(data[0], data[1:9].hex(), width, height)
         if at != len(data) or found.scale not in _SCALES or found.coded_size != (width_px, height_px):
             raise BitstreamError(
-                f"payload: {width_px}x{height_px} px are not {width}x{height} px reduced by {found.scale}; it is damaged"
+                f"payload: {width_px}x{height_px} px are not {width}x{height} reduced by {found.scale}; it is damaged"
             )
         return found
 
