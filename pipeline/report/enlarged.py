@@ -28,8 +28,8 @@ LEAST_PX = 32
 LIMIT_BYTES = 60_000
 HOW = (
     "Sources at half their size (bicubic, 8 bits), enlarged again. The slider moves between bicubic and the "
-    "super-resolver that comes with shardpress, where bicubic errs most; the source is beside. It adds what photos usually "
-    "have there, not what this one had."
+    "super-resolver that comes with shardpress, where bicubic errs most; the source is beside. It adds what photos "
+    "usually have there, not what this one had."
 )
 
 

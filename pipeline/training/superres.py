@@ -22,8 +22,8 @@ from pipeline.training.degrade import Degrade, eight_bits, reduced
 from pipeline.training.loop import Trainer
 from pipeline.training.spec import TrainSpec
 
-LOSS_UNITS = 10.0
 FLAT_MSE = 10.0
+"""Added to the error of bicubic, so that flat crops do not weigh without bounds."""
 CODED_LEVEL = 0.2
 
 
@@ -60,12 +60,12 @@ class SuperresTrainer(Trainer):
         x_hat = self.forward(low.contiguous(memory_format=torch.channels_last), level)
         mse = losses.mse(x_hat, x)
         cost = mse if self.distortion is losses.mse else self.distortion(x_hat, x)
-        # What counts is dB, where busy and badly coded pictures weigh no more than others; this is half of the way.
-        easy = (FLAT_MSE + losses.mse(enlarged(low, self.sizes.scale), x)).sqrt()
-        return (cost / easy).mean() / LOSS_UNITS, {"mse": mse.detach()}, x_hat
+        # What counts is dB: busy and badly coded pictures, whose error is large and stays so, weigh as much as others.
+        easy = FLAT_MSE + losses.mse(enlarged(low, self.sizes.scale), x)
+        return (cost / easy).mean(), {"mse": mse.detach()}, x_hat
 
     def _fooling(self, x_hat: Tensor, quality: Tensor) -> Tensor:
-        return self.adversary.complaint(x_hat).mean() / LOSS_UNITS  # type: ignore[union-attr]
+        return self.adversary.complaint(x_hat).mean() / losses.PATCH_UNITS  # type: ignore[union-attr]
 
     @torch.no_grad()
     def validate(self) -> dict[str, Any]:

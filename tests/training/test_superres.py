@@ -179,3 +179,16 @@ def test_enlarging_is_fp32_whatever_is_around_it():
     x = torch.rand(1, 3, 8, 8)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(enlarged(x.bfloat16(), 2), enlarged(x.bfloat16().float(), 2))
+
+
+def test_two_workers_make_of_their_halves_what_one_makes_of_the_batch(pictures, tmp_path):
+    """What each sees of a batch and what it costs; how gradients meet is the same for every kind of model."""
+    trainer = trained(SPEC, pictures, tmp_path)
+    x = trainer.crops.batch(4, 64).float() / 255
+    whole, _, x_hat = trainer._loss(x, torch.zeros(4))
+    halves = []
+    for rank in range(2):
+        trainer.group.rank = rank
+        halves.append(trainer._loss(x[2 * rank : 2 * rank + 2], torch.zeros(2)))
+    assert float(whole) == pytest.approx(sum(float(half[0]) for half in halves) / 2, rel=1e-5)
+    assert torch.allclose(x_hat, torch.cat([half[2] for half in halves]), atol=1e-5)

@@ -50,7 +50,7 @@ class Enlarger:
 
 
 def _require_fitting(frozen: FrozenSuperResolver) -> None:
-    """Raises BitstreamError unless the arrays are those of the sizes, which alone could ask for any amount of memory."""
+    """Raises BitstreamError unless the arrays are those of the sizes, which alone could ask for any memory."""
     with torch.device("meta"):
         wanted = {name: tuple(value.shape) for name, value in SuperResolver(frozen.spec).state_dict().items()}
     found = {name: value.shape for name, value in frozen.arrays.items()}
