@@ -7,6 +7,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,6 +104,16 @@ def shown() -> Iterator[Log]:
         yield show
 
 
+def _recipe(settings: TrainConfig) -> dict[str, Any]:
+    """What was asked for; of a file the name is enough, where it lay on one machine is no part of a model."""
+    from pipeline.nn.spec import SuperresSpec
+
+    recipe = {name: getattr(settings.run, name) for name in RECIPE}
+    recipe["init_from"] = recipe["init_from"] and str(recipe["init_from"]).rpartition("/")[2]
+    superres = {"degrade": asdict(settings.run.degrade)} if isinstance(settings.run.model, SuperresSpec) else {}
+    return recipe | superres
+
+
 def export(settings: TrainConfig, trainer: Trainer, photos: list[np.ndarray]) -> Path:
     """OUT/<model id>.safetensors. Raises TrainingError when frozen and float model disagree."""
     from pipeline.nn.complexity import work_of
@@ -118,7 +129,7 @@ def export(settings: TrainConfig, trainer: Trainer, photos: list[np.ndarray]) ->
         "photos": len(photos),
         "megapixels": round(sum(p.shape[0] * p.shape[1] for p in photos) / 1e6, 1),
         "device": str(trainer.device),
-        "recipe": {name: getattr(settings.run, name) for name in RECIPE},
+        "recipe": _recipe(settings),
         "kmac_per_px": {name: round(work, 2) for name, work in work_of(trainer.model.cpu().eval()).items()},
         "validation": trainer.validated,
         **trainer.origin,
