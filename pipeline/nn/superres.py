@@ -68,11 +68,29 @@ class BackboneTrunk(PixelTrunk):
 
     def _entry(self, spec: SuperresSpec) -> nn.Module:
         features = Backbone(spec.backbone, spec.layer, unit_px=1)
-        return nn.Sequential(features, nn.Conv2d(features.channels, spec.width, 1))
+        return nn.Sequential(features, Unit(features.channels), nn.Conv2d(features.channels, spec.width, 1))
 
     @property
     def features(self) -> Backbone:
         return self.enter[0]  # type: ignore[index]
+
+    @torch.no_grad()
+    def settle(self, x: Tensor) -> None:
+        """Bring the features of pictures like x (B, 3, h, w), around 0, to a spread of 1."""
+        std = self.features(x).std(dim=(0, 2, 3), keepdim=True)
+        self.enter[1].std.copy_(std.clamp_min(1e-2 * float(std.mean())))  # type: ignore[index]
+
+
+class Unit(nn.Module):
+    """Features of ImageNet networks reach into the hundreds; unscaled, they sent the first steps far off."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.std: Tensor
+        self.register_buffer("std", torch.ones(1, channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x / self.std
 
 
 class CodecTrunk(nn.Module):
@@ -119,7 +137,7 @@ def enlarged(x: Tensor, scale: int) -> Tensor:
 def freeze(model: SuperResolver) -> dict[str, np.ndarray]:
     """Every array of a weights file: fp16, gains in fp32."""
     return {
-        name: value.float().cpu().numpy().astype(np.float32 if ".table" in name or "y_std" in name else np.float16)
+        name: value.float().cpu().numpy().astype(np.float32 if name.endswith((".table", "std")) else np.float16)
         for name, value in model.state_dict().items()
     }
 

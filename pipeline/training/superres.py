@@ -50,6 +50,7 @@ class SuperresTrainer(Trainer):
         trunk = self.model.trunk
         if isinstance(trunk, BackboneTrunk):
             self.origin = {"trunk": backbones.load(trunk.features, self.sizes.backbone, self.spec.backbone)}
+            trunk.settle(self.crops.batch(4, 128).float() / 255 - 0.5)
         elif isinstance(trunk, CodecTrunk):
             self.origin = {"trunk": _taken_over(trunk, self.spec.backbone.weights)}
 

@@ -8,6 +8,7 @@ smaller error. Everything else stays at full size.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -101,15 +102,37 @@ def _reduced(codec: Hyperprior, how: Reducing, picture: Picture, full: Found | N
     if not _within_reach(rate, rgb, _best(codec, note, small.rgb), full):
         return None
 
+    def size_bytes(symbols: Symbols) -> int:
+        return len(codec.entropy_encode(symbols))
+
     def analyse(centi: int) -> Found:
         symbols, x_hat = codec.networks.analyse(small.rgb, centi, small.gray, codec.effort)
         symbols = replace(symbols, reduced=note)
-        return symbols, restored(codec, symbols, note, x_hat)
+        found = symbols, restored(codec, symbols, note, x_hat)
+        # More bytes and still not good enough: a better one would take yet more.
+        if full is not None and _falls_short(rate, rgb, found[1]) and size_bytes(symbols) >= size_bytes(full[0]):
+            raise CodecError(f"{codec.name}: half size is no better")
+        return found
 
     try:
-        return search.reach(rate, rgb, analyse, lambda symbols: len(codec.entropy_encode(symbols)), codec.name)
+        return search.reach(rate, rgb, analyse, size_bytes, codec.name, _first_guess(codec, how.scale, full))
     except CodecError:
         return None
+
+
+def _first_guess(codec: Hyperprior, scale: int, full: Found | None) -> int:
+    """The quality, in hundredths, at which a bit buys as much: bits of a reduced picture count for scale^2 pixels."""
+    if full is None:
+        return 5_000
+    spec = codec.frozen.spec
+    octaves = math.log(spec["lmbda_max"] / spec["lmbda_min"])
+    return min(10_000, full[0].quality_centi + round(10_000 * math.log(scale**2) / octaves))
+
+
+def _falls_short(rate: Rate, rgb: np.ndarray, x_hat: np.ndarray) -> bool:
+    if rate.psnr_db is not None:
+        return psnr_db(mse(rgb, x_hat)) < rate.psnr_db
+    return rate.ms_ssim is not None and ms_ssim(rgb, x_hat) < rate.ms_ssim
 
 
 def _best(codec: Hyperprior, how: Reduced, small: np.ndarray) -> np.ndarray:
@@ -120,10 +143,8 @@ def _best(codec: Hyperprior, how: Reduced, small: np.ndarray) -> np.ndarray:
 
 def _within_reach(rate: Rate, rgb: np.ndarray, best: np.ndarray, full: Found | None) -> bool:
     """Whether coding for ever could do; most pictures at most rates end here, for the price of one restoring."""
-    if rate.psnr_db is not None:
-        return psnr_db(mse(rgb, best)) > rate.psnr_db
-    if rate.ms_ssim is not None:
-        return ms_ssim(rgb, best) > rate.ms_ssim
+    if rate.bpp is None:
+        return not _falls_short(rate, rgb, best)
     return full is None or mse(rgb, best) < mse(rgb, full[1])
 
 

@@ -24,7 +24,12 @@ Pass = tuple[Symbols, np.ndarray]
 
 
 def reach(
-    rate: Rate, rgb: np.ndarray, analyse: Callable[[int], Pass], size_bytes: Callable[[Symbols], int], name: str
+    rate: Rate,
+    rgb: np.ndarray,
+    analyse: Callable[[int], Pass],
+    size_bytes: Callable[[Symbols], int],
+    name: str,
+    start_centi: int = 5_000,
 ) -> Pass:
     """The pass that meets the target of `rate` most closely from the right side.
 
@@ -46,7 +51,7 @@ def reach(
     low: tuple[float, float | None] = (0.0, None)
     high: tuple[float, float | None] = (10_000.0, None)
     best: tuple[float, Pass] | None = None
-    centi = 5_000
+    centi = start_centi
     for _ in range(PASSES):
         found = analyse(centi)
         value = value_of(found)
