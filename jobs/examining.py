@@ -106,8 +106,8 @@ class _Evidence:
     def _needed(self, row: Row) -> Iterator[str]:
         yield metrics_uri(self._archive.uri, row["part"])
         yield data_uri(self._archive.uri, row["part"])
-        if model := row["model_id"]:
-            yield from (uri for sha256, uri in self._weights.items() if sha256.startswith(model))
+        if row["model_id"]:  # all of them: a payload may name a super-resolver besides its model
+            yield from self._weights.values()
 
 
 def floors_of(archive: Archive) -> dict[str, Floor]:

@@ -13,6 +13,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "shardpress restore --archive archive --out pictures",
         "shardpress restore --archive archive --out worst --where 'psnr_db < 33' --format png",
         "shardpress restore --archive s3://cold/photos --out . --id 0f3a5c7e9b1d2f4a6c8e0b2d4f6a8c0e",
+        "shardpress restore --archive archive --out large --where 'width < 800' --scale 2",
     ),
     "verify": (
         "shardpress verify --archive archive",
@@ -47,6 +48,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "shardpress train --config configs/train/flagship.yaml",
         "shardpress train --data photos --out .train/mine run.steps=2000",
         "shardpress train --config configs/train/transfer.yaml --data photos workers=2",
+        "shardpress train --config configs/train/superres.yaml --data photos run.model.scale=3",
     ),
     "models": (
         "shardpress models",

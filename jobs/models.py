@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from jobs import cli
+from pipeline.errors import StorageError
 
 
 def models(
@@ -15,11 +16,15 @@ def models(
     json: Annotated[bool, typer.Option("--json", help="Print the list as JSON, cards included.")] = False,
 ) -> int:
     """List models: id, kind, size, work, rate and distortion, where they come from."""
-    from pipeline.codecs.learned import weights
+    from pipeline.codecs.learned import superres, weights
 
     for file in files or []:
-        weights.packaged_bytes(weights.open_model(file))  # raises for one that is not there
+        if _is_super_resolver(file):
+            superres.packaged_bytes(superres.open_model(file))  # raises for one that is not there
+        else:
+            weights.packaged_bytes(weights.open_model(file))
     found = [_entry(model_id) for model_id in sorted(weights.packaged())]
+    found += [_super_resolver(model_id) for model_id in sorted(superres.packaged())]
     if json:
         cli.print_json(found)
         return cli.OK
@@ -44,13 +49,37 @@ def _entry(model_id: str) -> dict[str, Any]:
     }
 
 
+def _is_super_resolver(file: str) -> bool:
+    from pipeline import storage
+    from pipeline.codecs.learned import weights
+    from pipeline.nn.spec import SuperresSpec
+
+    try:
+        return bool(weights.meta_of(storage.read_bytes(file)).get("kind") == SuperresSpec.kind)
+    except (*weights.MALFORMED, StorageError):
+        return False  # whatever it is, opening it says what is wrong
+
+
+def _super_resolver(model_id: str) -> dict[str, Any]:
+    from pipeline.codecs.learned import superres
+
+    data = superres.packaged_bytes(model_id)
+    model = superres.parse(data)
+    spec, default = model.spec, superres.trained_scales().get(model.spec.scale) == model_id
+    entry = {"model": model_id, "codec": f"restore {spec.scale}x", "kind": spec.kind, "bytes": len(data)}
+    return entry | {"default": default, "spec": spec.to_json(), "card": model.card}
+
+
 def _lines(model: dict[str, Any]) -> list[str]:
     card, mark = model["card"], ", the default" if model["default"] else ""
     lines = [f"{model['model']}  {model['codec']}{mark}, {model['kind']}, {model['bytes'] / 1e6:.1f} MB"]
     if work := card.get("kmac_per_px"):
-        lines.append(f"kMAC/px: encoder {work['encoder']:.1f}, decoder {work['decoder']:.1f}")
+        lines.append("kMAC/px: " + ", ".join(f"{name} {value:.1f}" for name, value in work.items()))
     if points := card.get("validation", {}).get("bpp_psnr"):
         lines.append("validation: " + ", ".join(f"{bpp:.3f} bpp {psnr_db:.2f} dB" for bpp, psnr_db in points))
+    for kind in ("clean", "coded"):
+        if scores := card.get("validation", {}).get(kind):
+            lines.append(f"validation, {kind}: {scores['psnr_db']:.2f} dB, {scores['gain_db']:+.2f} over bicubic")
     told = {name: value for name, value in card.items() if name not in ("kmac_per_px", "validation")}
     lines.append("from: " + (", ".join(f"{name} {_plain(value)}" for name, value in told.items()) or "no card"))
     return lines

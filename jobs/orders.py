@@ -67,7 +67,8 @@ def chain_of(section: CodecSection, fallback: list[str], device: str = "auto") -
 
 
 def codec_of(section: CodecSection, device: str = "auto") -> Codec:
-    options: dict[str, Any] = {"effort": section.effort, "model": section.model, "keep": section.keep}
+    names = ("effort", "model", "keep", "reduced", "superres")
+    options: dict[str, Any] = {name: getattr(section, name) for name in names}
     if section.candidates:
         options["candidates"] = section.candidates
     if section.name in CODECS.values():

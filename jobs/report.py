@@ -26,6 +26,7 @@ def report(
     currency: Annotated[str, typer.Option(help="What the price is in.")] = "USD",
     published: Annotated[list[str] | None, typer.Option(help="Published curves to draw: names, or all.")] = None,
     worst: Annotated[int, typer.Option(help="Images in each gallery.", min=0, max=48)] = 12,
+    superres: Annotated[int, typer.Option(help="Images shown reduced and restored at twice the size.", min=0)] = 3,
     json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON and nothing else.")] = False,
 ) -> int:
     """Write report.html: tables, rate-distortion curves, distributions, the worst images, and how it was made.
@@ -36,7 +37,7 @@ def report(
 
     if (results is None) == (archive is None):
         raise ConfigError("report: give --results URI or --archive URI, one of them")
-    options = PageOptions(anchor, focus, psnr_db, price, currency, tuple(published or ()), worst)
+    options = PageOptions(anchor, focus, psnr_db, price, currency, tuple(published or ()), worst, superres)
     with cli.json_only(json):
         page = _written(results, archive, out, options)
     if json:

@@ -19,17 +19,21 @@ def restore(
     id: Annotated[list[str] | None, typer.Option(help="image_id; may be given several times.")] = None,
     where: Annotated[str | None, typer.Option(help="Rows by metrics columns: psnr_db < 33 and width > 99")] = None,
     format: Annotated[str, typer.Option(help="original, png, jpeg, webp, avif, tiff.")] = "original",
+    scale: Annotated[int, typer.Option(help="2: twice as wide and high as the source, by super-resolution.")] = 1,
+    superres: Annotated[str | None, typer.Option(help="The file of another super-resolver, for that scale.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that differ.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the summary as JSON and nothing else.")] = False,
 ) -> int:
     """Restore pictures: all of them, or those named by --id and --where.
 
     `original` is the source file byte for byte where the codec can give it back, else a PNG of the decoded picture.
+    With --scale no picture is its source file any more, and all are written as they look larger.
     --where takes comparisons (=, !=, <, <=, >, >=, in, like, is null) joined by and, or, not.
     """
     from jobs.restoring import restore_all
+    from pipeline.stages.restore import Enlargement
 
-    done = restore_all(archive, out, id, where, format, overwrite)
+    done = restore_all(archive, out, id, where, format, overwrite, Enlargement(scale, superres))
     _tell(done, json)
     return cli.FAILED if done.problems else cli.OK
 

@@ -14,7 +14,7 @@ from pipeline.archive import Archive, open_archive
 from pipeline.errors import ConfigError, PipelineError, StorageError
 from pipeline.execution.spread import spread
 from pipeline.records import REJECTED
-from pipeline.stages.restore import FORMATS, Restored, restore
+from pipeline.stages.restore import AS_IT_WAS, FORMATS, Enlargement, Restored, restore
 from pipeline.stages.select import where as where_expression
 
 # For sources whose names say nothing, such as rows of a table.
@@ -42,7 +42,13 @@ class Restoration:
 
 
 def restore_all(
-    archive_uri: str, out: str, ids: Sequence[str] | None, where: str | None, file_format: str, overwrite: bool
+    archive_uri: str,
+    out: str,
+    ids: Sequence[str] | None,
+    where: str | None,
+    file_format: str,
+    overwrite: bool,
+    larger: Enlargement = AS_IT_WAS,
 ) -> Restoration:
     """Restores what is selected, spread over processes. One picture that fails is a problem to tell, not the end."""
     if file_format not in FORMATS:
@@ -54,7 +60,7 @@ def restore_all(
     parts: dict[str, dict[str, Place]] = {}
     for row in rows:
         parts.setdefault(row["part"], {})[row["image_id"]] = names[row["image_id"]]
-    for part in spread(RestorePart(archive, done.out, file_format, overwrite), list(parts.items())):
+    for part in spread(RestorePart(archive, done.out, file_format, overwrite, larger), list(parts.items())):
         done.add(part)
     return done
 
@@ -67,6 +73,7 @@ class RestorePart:
     out: str
     file_format: str
     overwrite: bool
+    larger: Enlargement = AS_IT_WAS
 
     def __call__(self, job: tuple[str, dict[str, Place]]) -> Restoration:
         part, names = job
@@ -75,7 +82,7 @@ class RestorePart:
         for stored in self.archive.stored(rows, lambda error: done.problems.append(str(error))):
             try:
                 codec = decoders.of(stored.codec, stored.model_id)
-                restored = restore(stored, codec, self.file_format)
+                restored = restore(stored, codec, self.file_format, self.larger)
                 other_suffix = _SUFFIXES.get(stored.source_format or "", "")
                 self._write(restored, names[stored.image_id].named(restored.suffix, other_suffix), done)
             except StorageError:  # a full disk would refuse the other pictures, too

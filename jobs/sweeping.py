@@ -56,19 +56,35 @@ def _measured(path: Path) -> dict[str, Any]:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Markdown: settings, work, size, the middle point, and BD-rate against the first row."""
+    """Markdown: settings, work, size, the middle point, and BD-rate against the first row; gains of super-resolvers."""
+    if "clean" in rows[0]["validation"]:
+        return _gains(rows)
     lines = [
         "| settings | kMAC/px encoder | decoder | MB | validation loss | at quality 50 | BD-rate against first |",
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         work, (bpp, psnr_db) = row["kmac_per_px"], row["validation"]["bpp_psnr"][2]
-        words = ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in row["settings"].items())
         lines.append(
-            f"| {words} | {work['encoder']:.1f} | {work['decoder']:.1f} | {row['bytes'] / 1e6:.1f} "
+            f"| {_words(row)} | {work['encoder']:.1f} | {work['decoder']:.1f} | {row['bytes'] / 1e6:.1f} "
             f"| {row['validation']['loss']:.3f} | {bpp:.3f}, {psnr_db:.2f} dB | {_change(rows[0], row)} |"
         )
     return "\n".join(lines)
+
+
+def _gains(rows: list[dict[str, Any]]) -> str:
+    lines = ["| settings | kMAC/px | MB | PSNR Y | SSIM Y | over bicubic |", "|---|---|---|---|---|---|"]
+    for row in rows:
+        clean = row["validation"]["clean"]
+        lines.append(
+            f"| {_words(row)} | {row['kmac_per_px']['restore']:.1f} | {row['bytes'] / 1e6:.2f} "
+            f"| {clean['psnr_db']:.2f} dB | {clean['ssim']:.4f} | {clean['gain_db']:+.2f} dB |"
+        )
+    return "\n".join(lines)
+
+
+def _words(row: dict[str, Any]) -> str:
+    return ", ".join(f"{key.rpartition('.')[2]} {value}" for key, value in row["settings"].items())
 
 
 def _curve(row: dict[str, Any]) -> RDCurve:

@@ -1,4 +1,4 @@
-"""Fit a learned codec on photos and export it: `OUT/<model id>.safetensors`, ready to use or to ship.
+"""Fit a learned codec or a super-resolver on photos and export it: `OUT/<model id>.safetensors`, ready to use.
 
 Run it again to go on where it stopped. `pipeline/training/LOG.md` says how the packaged model was made.
 """
@@ -37,7 +37,7 @@ def train(
 
     photos, held_out = training.photos_of(settings)
     started = time.monotonic()
-    fit = training.trainer_of if export_only else training.fit
+    fit = training.trainer_for if export_only else training.fit
     trainer = fit(settings, photos, held_out)
     path = training.export(settings, trainer, photos)
     minutes, elapsed_s = trainer.elapsed_s / 60, time.monotonic() - started

@@ -7,6 +7,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,15 +49,15 @@ def photos_of(settings: TrainConfig) -> tuple[list[np.ndarray], list[np.ndarray]
     return read_photos(source, settings.data.uri, limit), held
 
 
-def trainer_of(settings: TrainConfig, photos: list[np.ndarray], held_out: list[np.ndarray] | None) -> Trainer:
+def trainer_for(settings: TrainConfig, photos: list[np.ndarray], held_out: list[np.ndarray] | None) -> Trainer:
     import torch
 
-    from pipeline.training.loop import Trainer
+    from pipeline.training.tasks import trainer_of
 
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = settings.device if settings.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    return Trainer(settings.run, photos, Path(settings.out), device, held_out)
+    return trainer_of(settings.run, photos, Path(settings.out), device, held_out)
 
 
 def fit(settings: TrainConfig, photos: list[np.ndarray], held_out: list[np.ndarray] | None) -> Trainer:
@@ -64,7 +65,7 @@ def fit(settings: TrainConfig, photos: list[np.ndarray], held_out: list[np.ndarr
     from pipeline.training.log import logging
 
     if settings.workers == 1:
-        trainer = trainer_of(settings, photos, held_out)
+        trainer = trainer_for(settings, photos, held_out)
         with shown() as show, logging(Path(settings.out), show, workers=1, step=trainer.step) as log:
             trainer.run(log)
         return trainer
@@ -80,7 +81,7 @@ def fit(settings: TrainConfig, photos: list[np.ndarray], held_out: list[np.ndarr
         max_failures=settings.max_failures,
         threads=settings.threads or 1,
     )
-    return trainer_of(settings, photos, held_out)
+    return trainer_for(settings, photos, held_out)
 
 
 @contextlib.contextmanager
@@ -122,14 +123,23 @@ def polished(
     return spec.model, found.state
 
 
+def _recipe(settings: TrainConfig) -> dict[str, Any]:
+    """What was asked for; of a file the name is enough, where it lay on one machine is no part of a model."""
+    from pipeline.nn.spec import SuperresSpec
+
+    recipe = {name: getattr(settings.run, name) for name in RECIPE}
+    recipe["init_from"] = recipe["init_from"] and str(recipe["init_from"]).rpartition("/")[2]
+    superres = {"degrade": asdict(settings.run.degrade)} if isinstance(settings.run.model, SuperresSpec) else {}
+    return recipe | superres
+
+
 def export(settings: TrainConfig, trainer: Trainer, photos: list[np.ndarray]) -> Path:
     """OUT/<model id>.safetensors. Raises TrainingError when frozen and float model disagree."""
-    from pipeline.nn.complexity import kmac_per_px
+    from pipeline.nn.complexity import work_of
     from pipeline.training.export import export as exported
 
     if trainer.step == 0:
         raise TrainingError(f"{settings.out}: has no checkpoint to export; train first, without --export-only")
-    encoder, decoder = kmac_per_px(trainer.model.cpu().eval())
     card = {
         "name": settings.name,
         "made": datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -138,8 +148,8 @@ def export(settings: TrainConfig, trainer: Trainer, photos: list[np.ndarray]) ->
         "photos": len(photos),
         "megapixels": round(sum(p.shape[0] * p.shape[1] for p in photos) / 1e6, 1),
         "device": str(trainer.device),
-        "recipe": {name: getattr(settings.run, name) for name in RECIPE},
-        "kmac_per_px": {"encoder": round(encoder, 2), "decoder": round(decoder, 2)},
+        "recipe": _recipe(settings),
+        "kmac_per_px": {name: round(work, 2) for name, work in work_of(trainer.model.cpu().eval()).items()},
         "validation": trainer.validated,
         **trainer.origin,
     }

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 
 from pipeline.codecs.base import validate_rate
 from pipeline.errors import ConfigError
-from pipeline.nn.spec import SPECS, ConvSpec, HyperpriorSpec, TileSpec, TransferSpec
+from pipeline.nn.spec import SPECS, ConvSpec, HyperpriorSpec, SuperresSpec, TileSpec, TransferSpec
 from pipeline.records import Rate
 from pipeline.training.spec import TrainSpec
 
@@ -51,6 +51,10 @@ class CodecSection(Section):
     effort: int | None = None
     model: str | None = None
     keep: float | None = Field(default=None, gt=0, le=1)  # share of channels sent; codecs with static tables
+    reduced: Literal["auto"] | None = (
+        None  # cnn: auto codes at half size what a super-resolver restores better than bits
+    )
+    superres: str | None = None  # that super-resolver, by id or file; the packaged one when unset
     candidates: list[str] | None = None  # codec auto: the names it may choose from
 
     @model_validator(mode="after")
@@ -103,6 +107,7 @@ class PageSection(Section):
     price_per_gb_month: float | None = Field(default=None, ge=0)
     currency: str = "USD"
     worst: int = Field(default=12, ge=0, le=48)  # images in each gallery
+    superres: int = Field(default=3, ge=0, le=24)  # images shown reduced and restored, on the page of an evaluation
 
 
 # Statuses, first words of reasons, and names of parts as `jobs.verify` tells them.
@@ -148,7 +153,8 @@ class Run(TrainSpec):
         Annotated[HyperpriorSpec, Tag("mean-scale-hyperprior")]
         | Annotated[TransferSpec, Tag("transfer")]
         | Annotated[ConvSpec, Tag("conv")]
-        | Annotated[TileSpec, Tag("tile-autoencoder")],
+        | Annotated[TileSpec, Tag("tile-autoencoder")]
+        | Annotated[SuperresSpec, Tag("superres")],
         Discriminator(_kind_of, **_UNKNOWN_KIND),
     ] = dataclasses.field(default_factory=HyperpriorSpec)
 
@@ -159,6 +165,7 @@ class TrainConfig(Section):
     data: DataSection
     out: str = Field(min_length=1)  # a folder for checkpoint, log and the exported model
     name: str = "cnn"  # written into the model card
+    task: Literal["codec", "superres"] = "codec"  # superres: a network that enlarges what codecs decoded
     device: str = "auto"
     threads: int | None = Field(default=None, ge=1)
     calibration_photos: int = Field(default=64, ge=1)  # the export fits its tables on this many
@@ -167,6 +174,25 @@ class TrainConfig(Section):
     gpus_per_worker: float = Field(default=0, ge=0)
     max_failures: int = Field(default=3, ge=0)  # workers that may die; all start again at the last checkpoint
     sweep: dict[str, list[Any]] = {}  # key -> values: every combination is trained, such as run.model.width: [16, 32]
+
+    @model_validator(mode="before")
+    @classmethod
+    def kind_of_task(cls, tree: Any) -> Any:
+        """`task: superres` says what kind of model there is, so that `run.model` need not."""
+        if isinstance(tree, dict) and tree.get("task") == SuperresSpec.kind:
+            run = tree.get("run")
+            if run is None or isinstance(run, dict):
+                run = run or {}
+                model = run.get("model") or {}
+                if isinstance(model, dict):
+                    return tree | {"run": run | {"model": {"kind": SuperresSpec.kind} | model}}
+        return tree
+
+    @model_validator(mode="after")
+    def one_task(self) -> Self:
+        if (self.task == SuperresSpec.kind) != isinstance(self.run.model, SuperresSpec):
+            raise ValueError(f"task is {self.task} and run.model.kind {self.run.model.kind}; they do not go together")
+        return self
 
 
 class EvaluatedCodec(Section):

@@ -38,7 +38,7 @@ class SpxImageFile(ImageFile.ImageFile):
         self._payload: bytes | None = source.read()
         with _pillow_errors():
             box = container.unpack(self._payload)
-        self._size = (box.width_px, box.height_px)
+        self._size = box.picture_size
         self._mode = ("L" if box.gray else "RGB") + ("A" if container.ALPHA in box.sections else "")
         self.info |= {name: box.sections[tag] for name, tag in _INFO.items() if tag in box.sections}
         self.info["quality"] = box.quality_centi / 100

@@ -10,15 +10,49 @@ from pipeline.errors import BitstreamError
 
 MAGIC = b"\x89SPX"
 VERSION = 1
-Z, ESCAPES, Y = 1, 2, 3
+Z, ESCAPES, Y, REDUCED = 1, 2, 3, 4
 EXIF, ICC, XMP, ALPHA = 16, 17, 18, 19
-_KNOWN = frozenset((Z, ESCAPES, Y, EXIF, ICC, XMP, ALPHA))
+_KNOWN = frozenset((Z, ESCAPES, Y, REDUCED, EXIF, ICC, XMP, ALPHA))
+_SCALES = (2, 3, 4)
 _FIXED = 16
 
 
 @dataclass(frozen=True, slots=True)
+class Reduced:
+    """What was coded is a smaller picture: by which factor, what restores it, and to which size."""
+
+    scale: int
+    model_id: str
+    width_px: int
+    height_px: int
+
+    def to_bytes(self) -> bytes:
+        return bytes([self.scale]) + bytes.fromhex(self.model_id) + varint(self.width_px) + varint(self.height_px)
+
+    @classmethod
+    def of(cls, data: bytes, width_px: int, height_px: int) -> Reduced:
+        """From section 4 of a container whose header says `width_px` and `height_px`; raises BitstreamError."""
+        width, at = read_varint(data, 9)
+        height, at = read_varint(data, at)
+        found = cls(data[0], data[1:9].hex(), width, height)
+        if at != len(data) or found.scale not in _SCALES or found.coded_size != (width_px, height_px):
+            raise BitstreamError(
+                f"payload: {width_px}x{height_px} px are not {width}x{height} reduced by {found.scale}; it is damaged"
+            )
+        return found
+
+    @property
+    def coded_size(self) -> tuple[int, int]:
+        """(width, height) of the smaller picture."""
+        return -(-self.width_px // self.scale), -(-self.height_px // self.scale)
+
+
+@dataclass(frozen=True, slots=True)
 class Container:
-    """One payload taken apart. `model_id` is 16 hex digits, `quality_centi` is quality * 100."""
+    """One payload taken apart. `model_id` is 16 hex digits, `quality_centi` is quality * 100.
+
+    `width_px` and `height_px` are those of the header: of what is coded, which may be a reduced picture.
+    """
 
     model_id: str
     width_px: int
@@ -26,6 +60,17 @@ class Container:
     quality_centi: int
     gray: bool = False
     sections: Mapping[int, bytes] = field(default_factory=dict)
+
+    @property
+    def reduced(self) -> Reduced | None:
+        section = self.sections.get(REDUCED)
+        return None if section is None else Reduced.of(section, self.width_px, self.height_px)
+
+    @property
+    def picture_size(self) -> tuple[int, int]:
+        """(width, height) of the picture that comes out."""
+        reduced = self.reduced
+        return (self.width_px, self.height_px) if reduced is None else (reduced.width_px, reduced.height_px)
 
 
 def pack(container: Container) -> bytes:
@@ -84,7 +129,9 @@ def _parse(payload: bytes) -> Container:
         sections[tag], at, last = payload[at : at + length], at + length, tag
     if at != end or Z not in sections or Y not in sections:
         raise BitstreamError("payload: its symbol sections are missing or cut short")
-    return Container(payload[6:14].hex(), width, height, quality, bool(flags & 1), sections)
+    found = Container(payload[6:14].hex(), width, height, quality, bool(flags & 1), sections)
+    found.reduced  # noqa: B018  raises when that section does not fit
+    return found
 
 
 def varint(value: int) -> bytes:

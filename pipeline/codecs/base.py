@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from pipeline.bitstream.container import Reduced
 from pipeline.records import Distortion, Picture, Rate
 
 PIXEL_LIMIT = 1_000_000_000  # a payload that declares more is refused before anything is allocated
@@ -73,6 +74,8 @@ class Symbols:
     the whole picture (`learned.static_symbols.Side`).
 
     quality_centi  quality * 100, an integer in [0, 10000].
+    reduced  the picture was made smaller before it was coded, height_px and width_px are of that, and this is how it is
+        restored.
     """
 
     model_id: str
@@ -82,6 +85,7 @@ class Symbols:
     quality_centi: int
     y: np.ndarray
     z: np.ndarray
+    reduced: Reduced | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -10,7 +10,7 @@ import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
-from typing import Any
+from typing import Any, cast
 
 from pipeline.codecs.base import Codec, validate_rate
 from pipeline.errors import ConfigError
@@ -61,8 +61,9 @@ def from_spec(spec: Mapping[str, Any], weights: Callable[[str], bytes] | None = 
         raise ConfigError(f"codec spec {dict(spec)}: found no name; expected {{'name': 'jpeg', ...}}")
     rate = options.pop("rate", None)
     if weights is not None and "model" in options and hasattr(cls := _class_of(name), "from_weights"):
-        codec: Codec = cls.from_weights(weights(options.pop("model")), **({"rate": rate_of(rate)} | options))
-        return codec
+        codec = cls.from_weights(weights(options.pop("model")), **({"rate": rate_of(rate)} | options))
+        codec.weights_of = weights
+        return cast(Codec, codec)
     return build(name, None if rate is None else rate_of(rate), **options)
 
 
@@ -88,17 +89,18 @@ def decoder_for(
     cls = _class_of(codec)
     if model_id is None or not hasattr(cls, "from_weights"):
         return build(codec)
-    decoder: Codec
+    decoder: Any
     if weights is None:
         decoder = build(codec, model=model_id, device=device)
     else:
         decoder = cls.from_weights(weights(model_id), device=device)
+        decoder.weights_of = weights
     if decoder.model_id != model_id:
         raise ConfigError(
             f"codec {codec}: the payload needs model {model_id}, found {decoder.model_id}; "
             "give the weights that rest in the archive's weights/ folder"
         )
-    return decoder
+    return cast(Codec, decoder)
 
 
 def _class_of(name: str) -> Any:

@@ -131,7 +131,7 @@ def _since(started: float) -> float:
 
 
 def _register(archive: Archive, order: Order) -> None:
-    """Whatever a reader will need years later: specs, and the weights of every learned codec of the chain."""
+    """Whatever a reader will need years later: specs, and the weights of every network of the chain."""
     for codec in order.chain:
         if isinstance(codec, SplitCodec):
             _add_weights(archive, codec)
@@ -143,8 +143,9 @@ def _register(archive: Archive, order: Order) -> None:
 def _add_weights(archive: Archive, codec: Any) -> None:
     import hashlib
 
-    _, data = codec.weights_bytes()
-    archive.add_weights(hashlib.sha256(data).hexdigest(), data)
+    reducing = getattr(codec, "reducing", None)
+    for data in (codec.weights_bytes()[1], *(reducing.weights_bytes() if reducing else ())):
+        archive.add_weights(hashlib.sha256(data).hexdigest(), data)
 
 
 def _ticket(order: Order, archive: Archive, run_id: str) -> Ticket:

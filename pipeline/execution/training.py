@@ -96,13 +96,13 @@ def _work(settings: dict[str, Any]) -> None:
     import torch
 
     from pipeline.training.log import logging
-    from pipeline.training.loop import Trainer
+    from pipeline.training.tasks import trainer_of
 
     torch.set_num_threads(settings["threads"])
     photos = _photos(PHOTOS, settings["limit_mpx"])
     held_out = _photos(HELD_OUT, settings["limit_mpx"]) if settings[HELD_OUT] else None
     out = Path(settings["out"])
-    trainer = Trainer(settings["spec"], photos, out, settings["device"], held_out)
+    trainer = trainer_of(settings["spec"], photos, out, settings["device"], held_out)
     context = ray.train.get_context()
     if context.get_world_rank():
         trainer.run(lambda record: None)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
@@ -103,7 +104,7 @@ def _similarity(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     totals = np.zeros((2, channels))
     for rows in _strips(x, halo=len(down) - 1):
         means = window.filtered(_moments(x[rows], y[rows]), down, across, channels)
-        luminance, structure = _factors(*means)
+        luminance, structure = factors(*means)
         for k, factor in enumerate((luminance * structure, structure)):
             totals[k] += factor.sum(axis=0, dtype=np.float64).reshape(-1, channels).sum(axis=0)
     similarity, structure = totals / ((height - len(down) + 1) * (width - len(across) + 1))
@@ -126,18 +127,15 @@ def _moments(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return maps
 
 
-def _factors(s: np.ndarray, d: np.ndarray, ss: np.ndarray, dd: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def factors(s: Any, d: Any, ss: Any, dd: Any) -> tuple[Any, Any]:
     """Luminance and contrast-structure of the SSIM formula, from windowed means of s, d, s^2, d^2.
 
-    With x = (s + d) / 2 and y = (s - d) / 2, mu_x^2 + mu_y^2 = (mu_s^2 + mu_d^2) / 2, and so on.
+    With x = (s + d) / 2 and y = (s - d) / 2, mu_x^2 + mu_y^2 = (mu_s^2 + mu_d^2) / 2, and so on. Arithmetic alone, so
+    that the loss of `training.losses` puts tensors, with their gradients, through the same lines.
     """
-    ss -= s * s
-    dd -= d * d
-    s += np.float32(PEAK)
-    s *= s
-    d *= d
-    two_c1, two_c2 = np.float32(2 * C1), np.float32(2 * C2)
-    return (s - d + two_c1) / (s + d + two_c1), (ss - dd + two_c2) / (ss + dd + two_c2)
+    ss, dd = ss - s * s, dd - d * d
+    s, d = (s + PEAK) ** 2, d * d
+    return (s - d + 2 * C1) / (s + d + 2 * C1), (ss - dd + 2 * C2) / (ss + dd + 2 * C2)
 
 
 def _strips(picture: np.ndarray, halo: int) -> Iterator[slice]:

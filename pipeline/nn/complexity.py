@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.nn.hyperprior import MeanScaleHyperprior
-from pipeline.nn.models import Model
+from pipeline.nn.models import Compressor, Model
+from pipeline.nn.superres import SuperResolver
 
 SIDE_PX = 256
 
 
 @torch.inference_mode()
-def kmac_per_px(model: Model) -> tuple[float, float]:
+def kmac_per_px(model: Compressor) -> tuple[float, float]:
     """(encoder, decoder) on one square picture of 256 px; the decoder's share includes h_s."""
     x, quality = torch.full((1, 3, SIDE_PX, SIDE_PX), 0.5), torch.tensor([0.5])
     if isinstance(model, MeanScaleHyperprior):
@@ -28,6 +29,16 @@ def kmac_per_px(model: Model) -> tuple[float, float]:
         encoder = macs(model.g_a, x)
         decoder = macs(model.g_s, torch.zeros(1, model.spec.latent, side, side), quality)
     return encoder / SIDE_PX**2 / 1e3, decoder / SIDE_PX**2 / 1e3
+
+
+@torch.inference_mode()
+def work_of(model: Model) -> dict[str, float]:
+    """kMAC per pixel by what is done; those of a super-resolver are per pixel of the enlarged picture."""
+    if isinstance(model, SuperResolver):
+        side = SIDE_PX // model.spec.scale
+        return {"restore": macs(model, torch.full((1, 3, side, side), 0.5), torch.tensor([1.0])) / SIDE_PX**2 / 1e3}
+    encoder, decoder = kmac_per_px(model)
+    return {"encoder": encoder, "decoder": decoder}
 
 
 def macs(network: nn.Module, *inputs: Tensor) -> int:

@@ -162,16 +162,50 @@ class TileSpec(PyramidSpec):
         return 0
 
 
+@dataclass(frozen=True)
+class SuperresSpec(_Spec):
+    """Sizes of a `superres.SuperResolver`. It codes nothing and enlarges what any codec decoded.
+
+    `blocks` are residual blocks of a trunk of `pixels` or behind a `backbone`, or those of g_s when the trunk is the
+    `codec`'s; `latent` and `encoder_blocks` are sizes of the latter, `backbone` and `layer` of the former.
+    """
+
+    scale: int = 2
+    trunk: Literal["pixels", "codec", "backbone"] = "pixels"
+    width: int = 32
+    blocks: int = 4
+    anchors: int = 9
+    latent: int = 384
+    encoder_blocks: int = 4
+    backbone: str = "vgg16"
+    layer: str = "features.3"
+    kind: Literal["superres"] = "superres"
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.scale <= 4 or min(self.width, self.blocks) < 1 or self.anchors < 2:
+            raise ConfigError(
+                f"run.model: scale {self.scale}, width {self.width}, {self.blocks} blocks, {self.anchors} anchors; "
+                "expected a scale of 2, 3 or 4, a width and blocks of at least 1, and at least 2 anchors"
+            )
+
+    @property
+    def halo_px(self) -> int:
+        """How many low-resolution pixels around its own a pixel may look at; a multiple of 16."""
+        return 128 if self.trunk == "codec" else 16 * -(-(2 * self.blocks + 8) // 16)
+
+
 def _halo(reach_px: int) -> int:
     return max(64, -(-reach_px // 64) * 64)
 
 
-ModelSpec = HyperpriorSpec | TransferSpec | ConvSpec | TileSpec
+CodecSpec = HyperpriorSpec | TransferSpec | ConvSpec | TileSpec
+ModelSpec = CodecSpec | SuperresSpec
 SPECS: dict[str, type[ModelSpec]] = {
     "mean-scale-hyperprior": HyperpriorSpec,
     "transfer": TransferSpec,
     "conv": ConvSpec,
     "tile-autoencoder": TileSpec,
+    "superres": SuperresSpec,
 }
 CODECS = {
     "mean-scale-hyperprior": "cnn",
@@ -179,7 +213,7 @@ CODECS = {
     "conv": "conv",
     "tile-autoencoder": "tile-autoencoder",
 }
-"""The codec that reads a kind of model."""
+"""The codec that reads a kind of model; `superres` enlarges what codecs decoded, and is none."""
 
 
 def spec_of(kind: str, fields: dict[str, Any]) -> ModelSpec:

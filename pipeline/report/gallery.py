@@ -47,6 +47,8 @@ class Exhibit:
     error_top: str = ""
     window: dict[str, str] | None = None
     aspect: str = "1"
+    tags: tuple[str, str] = ("source", "decoded")  # what the slider moves between
+    beside: str = ""  # a third picture, what the two are to look like
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,5 +134,7 @@ def bit_map(codec: Codec, payload: bytes) -> np.ndarray | None:
         return None
     from pipeline.codecs.learned.bits import allocation
 
-    found: np.ndarray = allocation(frozen, read(payload))
-    return found
+    symbols = read(payload)
+    found: np.ndarray = allocation(frozen, symbols)
+    # A block of a reduced picture stands for more pixels of the true one.
+    return found if symbols.reduced is None else found / symbols.reduced.scale**2

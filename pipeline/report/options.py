@@ -15,6 +15,7 @@ class PageOptions:
     price_per_gb_month  of storage, for saved money; a GB is 10^9 bytes.
     published  names of published curves, or ["all"].
     worst   images in each gallery.
+    superres  images that are shown reduced and restored.
     """
 
     anchor: str | None = None
@@ -24,3 +25,4 @@ class PageOptions:
     currency: str = "USD"
     published: Sequence[str] = ()
     worst: int = 12
+    superres: int = 3

@@ -72,7 +72,7 @@ class Remade:
 
     def __call__(self, i: int) -> Specimen:
         found = self._study.found
-        picture, source = originals.picture(found.uris[i], found.versions[i], self._source_options())
+        picture, source = originals.picture(found.uris[i], found.versions[i], source_options(self._study))
         try:
             payload = self.codec.encode(picture, source).payload
             after = self.codec.decode(payload)
@@ -82,9 +82,11 @@ class Remade:
             raise ArchiveError(f"this picture cannot be made again: {type(error).__name__}: {error}") from error
         return Specimen(picture.rgb, after, gallery.bit_map(self.codec, payload))
 
-    def _source_options(self) -> Mapping[str, Any]:
-        for record in reversed(self._study.records):
-            section = (record.get("config") or {}).get("source")
-            if isinstance(section, dict):
-                return section
-        return {}
+
+def source_options(study: Study) -> Mapping[str, Any]:
+    """How the source of an evaluation was opened."""
+    for record in reversed(study.records):
+        section = (record.get("config") or {}).get("source")
+        if isinstance(section, dict):
+            return section
+    return {}

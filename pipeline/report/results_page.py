@@ -12,7 +12,7 @@ import pyarrow as pa
 from pipeline import storage
 from pipeline.metrics.bd import ms_ssim_db
 from pipeline.records import KEPT_ORIGINAL, REJECTED
-from pipeline.report import charts, compare, provenance, published, svg, words
+from pipeline.report import charts, compare, enlarged, provenance, published, svg, words
 from pipeline.report.charts import Line
 from pipeline.report.compare import AtQuality
 from pipeline.report.measured import Curve, means, reasons
@@ -48,6 +48,7 @@ def results_page(uri: str, options: PageOptions) -> Page:
         return Page("Codecs compared", _subtitle(study), [_counts(study), provenance.section(study.records)])
     sections = [_smaller(study), _headline(study), _curves(study), _images(study), *_fidelity(study)]
     sections += galleries(study)
+    sections += enlarged.sections(study)
     sections += [_counts(study), provenance.section(study.records)]
     return Page("Codecs compared on your images", _subtitle(study), sections, _figures(study))
 

@@ -8,16 +8,18 @@ a side in WebP) gives way to PNG, which can.
 from __future__ import annotations
 
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
 
 from pipeline.archive import StoredImage
 from pipeline.codecs.base import PIXEL_LIMIT, Codec
+from pipeline.codecs.learned import superres
 from pipeline.errors import BitstreamError, ConfigError, ImageError
 from pipeline.imaging import export
 from pipeline.imaging.decode import decode
+from pipeline.imaging.resize import resized
 from pipeline.records import Picture
 
 FORMATS = ("original", *export.FORMATS)
@@ -32,15 +34,44 @@ class Restored:
     is_source: bool
 
 
-def restore(stored: StoredImage, codec: Codec, file_format: str = "original") -> Restored:
+@dataclass(frozen=True, slots=True)
+class Enlargement:
+    """By how much pictures are restored larger than they were; `model` is the id or file of another super-resolver."""
+
+    scale: int = 1
+    model: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.scale == 1 and self.model is not None:
+            raise ConfigError(f"--superres {self.model}: nothing is to be enlarged; give its --scale, too")
+        if self.scale != 1 and self.model is None:
+            superres.require_scale(self.scale)
+
+    def of(self, picture: Picture, quality: float) -> Picture:
+        if self.scale == 1:
+            return picture
+        rgb = superres.restore(picture.rgb, self.scale, quality, self.model)
+        alpha = picture.alpha
+        if alpha is not None:
+            alpha = resized(alpha[:, :, None], rgb.shape[0], rgb.shape[1])[:, :, 0]
+        return replace(picture, rgb=rgb, alpha=alpha)
+
+
+AS_IT_WAS = Enlargement()
+
+
+def restore(
+    stored: StoredImage, codec: Codec, file_format: str = "original", larger: Enlargement = AS_IT_WAS
+) -> Restored:
     """Raises BitstreamError for a damaged payload, ConfigError for an unknown format."""
     if file_format not in FORMATS:
         raise ConfigError(f"--format {file_format}: expected one of {', '.join(FORMATS)}")
-    if file_format == "original":
+    if file_format == "original" and larger == AS_IT_WAS:
         source = codec.restore_source(stored.payload)
         if source is not None:
             return Restored(source, None, is_source=True)
-    picture = picture_of(stored, codec)
+    quality = stored.metrics.get("quality")
+    picture = larger.of(picture_of(stored, codec), superres.CLEAN if quality is None or codec.lossless else quality)
     image = export.to_pil(
         picture.rgb, gray=picture.gray, alpha=picture.alpha, exif=picture.exif, icc=picture.icc, xmp=picture.xmp
     )

@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from pipeline.bitstream.container import Reduced
 from pipeline.codecs.base import Analysis, Symbols
 from pipeline.records import Distortion, Outcome, Picture, SourceImage
 
@@ -103,6 +104,9 @@ _SYMBOLS = pa.struct(
         "z": _BLOB,
         "z_shape": pa.list_(pa.int64()),
         "z_type": pa.string(),
+        "reduced": pa.struct(
+            {"scale": pa.int64(), "model_id": pa.string(), "width_px": pa.int64(), "height_px": pa.int64()}
+        ),
     }
 )
 _DISTORTION = pa.struct({name: pa.float64() for name in ("mse", "psnr_db", "ssim", "ms_ssim")})
@@ -195,6 +199,7 @@ def _picture_from(row: Mapping[str, Any] | None) -> Picture | None:
 def _symbols_row(symbols: Symbols) -> dict[str, Any]:
     row: dict[str, Any] = {name: getattr(symbols, name) for name in ("model_id", "height_px", "width_px", "gray")}
     row["quality_centi"] = symbols.quality_centi
+    row["reduced"] = None if symbols.reduced is None else asdict(symbols.reduced)
     for name in ("y", "z"):
         array = np.ascontiguousarray(getattr(symbols, name))
         row |= {name: array.tobytes(), f"{name}_shape": array.shape, f"{name}_type": array.dtype.str}
@@ -206,7 +211,8 @@ def _symbols_of(row: Mapping[str, Any]) -> Symbols:
         name: np.frombuffer(row[name], row[f"{name}_type"]).reshape(row[f"{name}_shape"]) for name in ("y", "z")
     }
     scalars = {name: row[name] for name in ("model_id", "height_px", "width_px", "gray", "quality_centi")}
-    return Symbols(**scalars, **arrays)
+    reduced = None if row["reduced"] is None else Reduced(**row["reduced"])
+    return Symbols(**scalars, **arrays, reduced=reduced)
 
 
 def _distortion_row(distortion: Distortion) -> dict[str, float | None]:

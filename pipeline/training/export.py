@@ -26,6 +26,7 @@ from pipeline.nn import integer, models
 from pipeline.nn.hyperprior import MeanScaleHyperprior
 from pipeline.nn.spec import HyperpriorSpec, ModelSpec
 from pipeline.nn.static import StaticCompressor
+from pipeline.nn.superres import SuperResolver
 from pipeline.training import static_export
 from pipeline.training.data import centre_crop
 from pipeline.training.fitting import count, fit, reach_of, shifts, sigmas, table_arrays
@@ -46,6 +47,8 @@ def export(spec: ModelSpec, state: dict[str, Tensor], photos: Sequence[np.ndarra
     model = models.build(spec)
     model.load_state_dict(state)
     model.eval()
+    if isinstance(model, SuperResolver):
+        return weights.serialise(models.frozen(model), {"kind": spec.kind, "spec": spec.to_json(), "card": card})
     if isinstance(model, StaticCompressor):
         return static_export.export(model, photos, card)
     arrays = models.frozen(model) | {"tables.shifts": shifts()}

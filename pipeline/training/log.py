@@ -37,12 +37,15 @@ def logging(out: Path, show: Log | None = None, **started: Any) -> Iterator[Log]
 
 
 def _scalars(record: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    """Numbers worth a curve: a step's, and a validation's loss and bpp and PSNR at each of its qualities."""
+    """Numbers worth a curve: a step's, and what a validation says of each quality, or of clean and coded pictures."""
     if "validation" in record:
         yield "validation/loss", record["validation"]["loss"]
-        for k, (bpp, psnr_db) in enumerate(record["validation"]["bpp_psnr"]):
+        for k, (bpp, psnr_db) in enumerate(record["validation"].get("bpp_psnr", ())):
             yield f"validation/bpp_{k}", bpp
             yield f"validation/psnr_db_{k}", psnr_db
+        for kind in ("clean", "coded"):
+            for name, value in record["validation"].get(kind, {}).items():
+                yield f"validation/{kind}_{name}", value
         return
     for name in ("loss", "bpp", "mse", "norm", "lr"):
         if name in record:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from torch import Tensor
 from pipeline.errors import TrainingError
 from pipeline.nn import models
 from pipeline.nn.hyperprior import Likelihoods
-from pipeline.nn.spec import HyperpriorSpec, ModelSpec, TransferSpec
+from pipeline.nn.spec import CodecSpec, HyperpriorSpec, TransferSpec
 from pipeline.training import backbones, checkpoint, losses
 from pipeline.training.checkpoint import Ema
 from pipeline.training.data import Crops, centre_crop
@@ -38,7 +38,7 @@ from pipeline.training.spec import TrainSpec
 
 def rd_loss(
     forward: Callable[[Tensor, Tensor], Likelihoods],
-    spec: ModelSpec,
+    spec: CodecSpec,
     x: Tensor,
     quality: Tensor,
     distortion: Distortion = losses.mse,
@@ -75,7 +75,7 @@ class Trainer:
         kept = [p for p in photos if id(p) not in held_ids] or photos
         self.crops = Crops(kept, spec.seed, self.device, spec.augment)
         torch.manual_seed(spec.seed)
-        self.model = models.build(spec.model)
+        self.model = cast(Any, models.build(spec.model))
         self.model.shard = (self.group.rank, self.group.world)
         self.origin: dict[str, Any] = {}
         self.validated: dict[str, Any] = {}
@@ -84,7 +84,7 @@ class Trainer:
             self._start()
         if isinstance(spec.model, TransferSpec):
             self.model.g_a.features.requires_grad_(spec.backbone.finetune)
-        self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model.to(self.device, memory_format=torch.channels_last)
         self.forward = torch.compile(self.model, dynamic=False) if spec.compile else self.model
         self.distortion = losses.distortion_of(spec.loss, self.device)
         self.adversary = Adversary(self.device) if spec.loss.adversarial else None
@@ -111,6 +111,10 @@ class Trainer:
             features: Any = self.model.g_a.features
             self.origin = {"backbone": backbones.load(features, spec.model.backbone, spec.backbone)}
         self.model.start(self.crops.batch, spec.klt_patches)
+
+    @property
+    def _sizes(self) -> CodecSpec:
+        return cast(CodecSpec, self.spec.model)
 
     @property
     def progress(self) -> float:
@@ -162,7 +166,7 @@ class Trainer:
         lr = self.learning_rate()
         self.optimizer.set_lr(lr)
         with torch.autocast(self.device.type, torch.bfloat16):
-            loss, bpp, mse, x_hat = rd_loss(self.forward, spec.model, x, quality, self.distortion)
+            loss, parts, x_hat = self._loss(x, quality)
             if self.adversary is not None:
                 loss = loss + spec.loss.adversarial * self._fooling(x_hat, quality)
         self.optimizer.zero_grad()
@@ -181,15 +185,21 @@ class Trainer:
             self._teach_adversary(x_hat, x)
             if self.step % 100 == 0:
                 self._healthy = self._weights()
-        means = self.group.mean(torch.stack([loss.detach(), bpp.mean(), mse.mean()]).float()).tolist()
-        return {
-            "loss": round(means[0], 4), "bpp": round(means[1], 4), "mse": round(means[2], 2),
+        means = self.group.mean(
+            torch.stack([loss.detach(), *(each.mean() for each in parts.values())]).float()
+        ).tolist()
+        return {name: round(value, 4) for name, value in zip(("loss", *parts), means, strict=True)} | {
             "norm": round(norm, 3), "lr": round(lr, 6), "skipped": self.skipped, "lr_scale": round(self.lr_scale, 3),
         }  # fmt: skip
 
+    def _loss(self, x: Tensor, quality: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
+        """What a batch costs, what that is made of, each (B,), and x_hat."""
+        loss, bpp, mse, x_hat = rd_loss(self.forward, self._sizes, x, quality, self.distortion)
+        return loss, {"bpp": bpp, "mse": mse}, x_hat
+
     def _fooling(self, x_hat: Tensor, quality: Tensor) -> Tensor:
         """What looking made costs, weighted like every other distortion."""
-        spec = self.spec.model
+        spec = self._sizes
         lmbda = spec.lmbda_min * (spec.lmbda_max / spec.lmbda_min) ** quality
         complaint = self.adversary.complaint(x_hat)  # type: ignore[union-attr]
         return (spec.loss_scale(lmbda) * lmbda * complaint).mean()
@@ -226,7 +236,7 @@ class Trainer:
         with self._averaged():
             for quality in (0.1, 0.3, 0.5, 0.7, 0.9):
                 loss, bpp, mse, _ = rd_loss(
-                    self.model, self.spec.model, x, torch.full((len(x),), quality, device=self.device)
+                    self.model, self._sizes, x, torch.full((len(x),), quality, device=self.device)
                 )
                 points.append((round(bpp.mean().item(), 4), round((10 * torch.log10(255**2 / mse)).mean().item(), 3)))
                 sums.append(loss.item())

@@ -13,11 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.errors import TrainingError
+from pipeline.metrics import distortion
+from pipeline.metrics.window import gaussian
 from pipeline.nn.backbone import Backbone
 from pipeline.training import backbones
 from pipeline.training.spec import LossSpec
 
 MS_SSIM_UNITS = 1300.0
+SSIM_UNITS = 500.0
 FEATURE_UNITS = 1000.0
 PATCH_UNITS = 100.0
 LEAST_PX = 176
@@ -46,6 +49,20 @@ def ms_ssim(x_hat: Tensor, x: Tensor) -> Tensor:
     return MS_SSIM_UNITS * (1 - found)
 
 
+def ssim(x_hat: Tensor, x: Tensor) -> Tensor:
+    """(B,) 1 - SSIM in units of MSE: window, constants and formula of `metrics.distortion`, with gradients."""
+    with torch.autocast(x.device.type, enabled=False):
+        one, other = (255 * picture.float().flatten(0, 1)[:, None] for picture in (x_hat, x))
+        s, d = one + other - distortion.PEAK, one - other
+        maps = torch.cat([s, d, s * s, d * d], 1)
+        for axis in (2, 3):
+            window = torch.from_numpy(gaussian(maps.shape[axis])).to(maps)
+            shape = [4, 1, len(window), 1] if axis == 2 else [4, 1, 1, len(window)]
+            maps = F.conv2d(maps, window.view(1, 1, *shape[2:]).expand(shape), groups=4)
+        luminance, structure = distortion.factors(*maps.split(1, 1))
+        return SSIM_UNITS * (1 - (luminance * structure).reshape(len(x), -1).mean(1))
+
+
 class Features(nn.Module):
     """Squared distance of normalised features of a classifier (Zhang et al., CVPR 2018, with equal weights)."""
 
@@ -65,14 +82,15 @@ def distortion_of(spec: LossSpec, device: torch.device) -> Distortion:
     if spec.kind == "mse" and not spec.perceptual:
         return mse
     features = Features(spec).to(device) if spec.perceptual else None
-    share = {"mse": 0.0, "ms-ssim": 1.0, "mixed": spec.ms_ssim_share}[spec.kind]
+    share = {"mse": 0.0, "ssim": 1.0, "ms-ssim": 1.0}.get(spec.kind, spec.ms_ssim_share)
+    structure = ssim if spec.kind in ("ssim", "mixed-ssim") else ms_ssim
 
-    def distortion(x_hat: Tensor, x: Tensor) -> Tensor:
+    def cost(x_hat: Tensor, x: Tensor) -> Tensor:
         total = mse(x_hat, x) * (1 - share) if share < 1 else 0.0
-        total = total + share * ms_ssim(x_hat, x) if share else total
+        total = total + share * structure(x_hat, x) if share else total
         return total if features is None else total + spec.perceptual * features(x_hat, x)  # type: ignore[return-value]
 
-    return distortion
+    return cost
 
 
 class PatchGan(nn.Module):

@@ -28,7 +28,8 @@ class AugmentSpec:
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """Weights of the classifier in a `transfer` model, or of the one that judges a perceptual loss.
+    """Weights of the classifier in a `transfer` model, of the one that judges a perceptual loss, or of the trunk of a
+    super-resolver (of trunk `codec`: `default` for the packaged model, an id or a file).
 
     `weights` is "default" (torchvision's own), one of its names such as VGG16_Weights.IMAGENET1K_V1, the path or URI of
     a state dict, or "none" for a random start. `sha256` pins a file. `finetune` lets an encoder's learn, at a tenth of
@@ -46,20 +47,47 @@ class BackboneSpec:
 class LossSpec:
     """The distortion that is traded against rate; all kinds in units of MSE on 0..255.
 
-    `kind`: mse, ms-ssim, or mixed (`ms_ssim_share` of the latter). `perceptual` adds that many times the squared
-    distance of features of `judge`, cut at `layer`; `adversarial` that many times the loss of a PatchGAN, which learns
-    beside.
+    `kind`: mse, ssim, ms-ssim, mixed (`ms_ssim_share` of the latter), mixed-ssim (as much of SSIM). `perceptual` adds
+    that many times the squared distance of features of `judge`, cut at `layer`; `adversarial` that many times the loss
+    of a PatchGAN, which learns beside.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
-    kind: Literal["mse", "ms-ssim", "mixed"] = "mse"
+    kind: Literal["mse", "ssim", "ms-ssim", "mixed", "mixed-ssim"] = "mse"
     ms_ssim_share: float = 0.5
     perceptual: float = 0.0
     judge: str = "vgg16"
     layer: str = "features.15"
     judge_weights: BackboneSpec = field(default_factory=BackboneSpec)
     adversarial: float = 0.0
+
+
+@dataclass(frozen=True)
+class DegradeSpec:
+    """What a super-resolver learns to undo besides bicubic reduction, which is all that the rest of each batch gets.
+
+    `codec` is the share of pictures that `model` codes and decodes, at a quality drawn for each. `realistic` is the
+    share that is blurred, made noisy and saved as JPEG, each with a chance of one half, by a strength drawn for each:
+    up to `blur_px` (sigma, low-resolution pixels), `noise` (sigma, 8-bit levels) and down to `jpeg`, a quality. The
+    network is told the quality of the codec, or one minus the strength.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    codec: float = 0.0
+    realistic: float = 0.0
+    blur_px: float = 1.0
+    noise: float = 10.0
+    jpeg: float = 10.0
+    model: str = "default"
+
+    def __post_init__(self) -> None:
+        if min(self.codec, self.realistic) < 0 or self.codec + self.realistic > 1:
+            raise ConfigError(
+                f"run.degrade: shares are codec {self.codec} and realistic {self.realistic}; "
+                "expected numbers from 0 that sum to at most 1"
+            )
 
 
 @dataclass(frozen=True)
@@ -101,6 +129,7 @@ class TrainSpec:
     loss: LossSpec = field(default_factory=LossSpec)
     augment: AugmentSpec = field(default_factory=AugmentSpec)
     backbone: BackboneSpec = field(default_factory=BackboneSpec)
+    degrade: DegradeSpec = field(default_factory=DegradeSpec)
     model: ModelSpec = field(default_factory=HyperpriorSpec)
 
     def __post_init__(self) -> None:

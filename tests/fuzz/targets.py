@@ -22,7 +22,7 @@ from PIL import Image
 
 from pipeline.archive import PartMeta, create_or_open, reader
 from pipeline.bitstream import container
-from pipeline.codecs.learned import symbols, weights
+from pipeline.codecs.learned import superres, symbols, weights
 from pipeline.codecs.registry import build
 from pipeline.errors import ArchiveError, BitstreamError, ImageError
 from pipeline.imaging.decode import decode
@@ -44,6 +44,11 @@ def decode_payload(data: bytes) -> None:
     """As it is, and with a CRC that fits, or nothing behind that check would ever run."""
     for each in (data, sealed(data)):
         _entropy_decode(tiny.model(), each)
+
+
+def load_superres(data: bytes) -> None:
+    if _unless(BitstreamError, superres.parse, data) is not None:
+        _unless(BitstreamError, superres.built, data, "cpu")
 
 
 def load_weights(data: bytes) -> None:
@@ -85,6 +90,7 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
     "container": read_container,
     "payload": decode_payload,
     "weights": load_weights,
+    "superres": load_superres,
     "metrics-part": read_metrics_part,
     "data-part": read_data_part,
     "image": read_image,
@@ -96,9 +102,11 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 def seeds(name: str) -> list[bytes]:
     """Small valid inputs of a target to start from."""
     if name in ("container", "payload"):
-        return [tiny.payload(), tiny.payload(1, 1), tiny.payload(300, 20, 0, 3000)]
+        return [tiny.payload(), tiny.payload(1, 1), tiny.payload(300, 20, 0, 3000), tiny.reduced()]
     if name == "weights":
         return [tiny.file()]
+    if name == "superres":
+        return [tiny.superres_file()]
     if name in ("metrics-part", "data-part"):
         return [_part(name.removesuffix("-part"))]
     if name == "image":

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 
 import numpy as np
 
+from pipeline.bitstream import container
+from pipeline.bitstream.container import Reduced
 from pipeline.codecs.base import Symbols
 from pipeline.codecs.learned import symbols, weights
 from pipeline.entropy.tables import freeze, logistic_pmf
 from pipeline.nn import integer
+from pipeline.nn.spec import SuperresSpec
 
 HYPER, LATENT, WIDTH = 2, 3, 4
 
@@ -47,6 +51,23 @@ def payload(height_px: int = 70, width_px: int = 90, quality_centi: int = 6000, 
     y = random.integers(-reach, reach, (LATENT, grid.height, grid.width)).astype(np.int16)
     made = Symbols(model().model_id, height_px, width_px, False, quality_centi, _skipped(y, z, quality_centi), z)
     return symbols.entropy_encode(model(), made)
+
+
+def reduced() -> bytes:
+    """A payload of a picture that was coded at half its size."""
+    box, how = container.unpack(payload()), Reduced(2, "ab" * 8, 179, 140)
+    return container.pack(replace(box, sections={**box.sections, container.REDUCED: how.to_bytes()}))
+
+
+@functools.cache
+def superres_file() -> bytes:
+    """The file of a super-resolver of two channels."""
+    from pipeline.nn import superres  # the other targets need no torch
+
+    spec = SuperresSpec(width=2, blocks=1, anchors=2)
+    return weights.serialise(
+        superres.freeze(superres.SuperResolver(spec)), {"kind": spec.kind, "spec": spec.to_json(), "card": {}}
+    )
 
 
 def _skipped(y: np.ndarray, z: np.ndarray, quality_centi: int) -> np.ndarray:

@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from pipeline.bitstream import container
 from pipeline.codecs import registry
 from pipeline.codecs.base import Symbols
-from pipeline.codecs.learned import weights
+from pipeline.codecs.learned import superres, weights
+from pipeline.imaging.resize import resized
 from pipeline.nn.spec import CODECS
 from pipeline.records import Picture, Rate
 
@@ -52,17 +54,28 @@ def codecs() -> Iterator[str]:
 
 def main() -> None:
     for codec in codecs():
-        add(codec)
+        add(codec, cases())
+    add("cnn", [reduced_case()], reduced="auto")
 
 
-def add(codec_name: str) -> None:
+def reduced_case() -> tuple[str, Picture, float]:
+    """A photo without fine detail, of odd sides, which is coded at half its size."""
+    with Image.open(PHOTOS / "casa-mila.jpg") as image:
+        photo = np.asarray(image.convert("RGB"))
+    soft = resized(resized(photo[100:356, 200:456], 48, 48), 193, 257)
+    return f"reduced-{superres.require_scale(2)}", Picture(soft), 5.0
+
+
+def add(codec_name: str, chosen: Iterable[tuple[str, Picture, float]], **options: str) -> None:
     model_id = weights.default_model_id(codec_name)
-    for name, picture, quality in cases():
+    for name, picture, quality in chosen:
         path = FOLDER / f"{model_id}-{name}.spx"
         if path.exists():
             continue
-        codec: Any = registry.build(codec_name, Rate(quality=quality), device="cpu")
+        codec: Any = registry.build(codec_name, Rate(quality=quality), device="cpu", **options)
         payload = codec.encode(picture).payload
+        if options and container.unpack(payload).reduced is None:
+            raise SystemExit(f"{path}: full size won; choose a picture that is better reduced")
         path.write_bytes(payload)
         expected = {
             "codec": codec_name,

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from pipeline.codecs import registry
-from pipeline.codecs.learned import weights
+from pipeline.codecs.learned import superres, weights
 from tests.golden.add import FOLDER, codecs, symbols_sha256
 
 PAYLOADS = sorted(FOLDER.glob("*.spx"))
@@ -20,6 +20,10 @@ PAYLOADS = sorted(FOLDER.glob("*.spx"))
 @pytest.mark.parametrize("codec", codecs())
 def test_every_default_model_has_golden_payloads(codec):
     assert any(path.name.startswith(weights.default_model_id(codec)) for path in PAYLOADS)
+
+
+def test_every_default_super_resolver_has_a_golden_payload():
+    assert any(path.stem.endswith(f"reduced-{superres.require_scale(2)}") for path in PAYLOADS)
 
 
 @pytest.mark.parametrize("path", PAYLOADS, ids=lambda p: p.stem)

@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from jobs.restore import main as restore
 from tests.data_tools.made import press
@@ -64,3 +65,15 @@ def test_a_damaged_picture_costs_no_other(tmp_path: Path, fill, capsys: pytest.C
     shown = capsys.readouterr()
     assert "does not have its SHA-256" in shown.err
     assert "2 pictures restored" in shown.out
+
+
+def test_pictures_come_back_twice_as_large(tmp_path: Path, fill, capsys: pytest.CaptureFixture[str]):
+    archive = press(fill("in", range(2)), tmp_path / "archive", "original", None)
+    out = tmp_path / "out"
+    assert restore(["--archive", archive.uri, "--out", str(out), "--scale", "2"]) == 0, capsys.readouterr().err
+    assert "byte for byte" not in capsys.readouterr().out
+    for number in range(2):
+        with Image.open(io.BytesIO(small_photo(number))) as source, Image.open(out / f"{number:04d}.png") as large:
+            assert large.size == (2 * source.width, 2 * source.height)
+    assert restore(["--archive", archive.uri, "--out", str(out), "--superres", "x.safetensors"]) == 2
+    assert "give its --scale" in capsys.readouterr().err

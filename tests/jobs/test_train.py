@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+from PIL import Image
 
 from jobs import train
 from pipeline.codecs.learned import weights
@@ -59,8 +60,6 @@ SMALL_TILE = [
 @pytest.fixture
 def few(photos, tmp_path):
     """Three small photos, in a folder."""
-    from PIL import Image
-
     folder = tmp_path / "few"
     folder.mkdir()
     for photo in photos[:3]:
@@ -128,3 +127,43 @@ def test_every_config_that_ships_is_one_that_can_be_read(name):
     settings = load(TrainConfig, str(Path(__file__).parents[2] / "configs" / "train" / f"{name}.yaml"))
     chosen = [sweeping.settled(settings, each) for each in sweeping.combinations(settings)]
     assert len({each.out for each in chosen}) == max(1, len(chosen))
+
+
+SMALL_SUPERRES = [
+    "task=superres", "run.steps=2", "run.batch=1", "run.crop_px=64", "run.large_crop_px=64", "run.holdout=1",
+    "run.validate_every_steps=2", "run.model.width=4", "run.model.blocks=1",
+]  # fmt: skip
+
+
+def test_a_super_resolver_is_trained_listed_and_restores(few, tmp_path, capsys):
+    from jobs import models
+    from jobs.restore import main as restore
+    from tests.data_tools.made import press
+
+    grid = "sweep={run.model.scale: [2, 3]}"
+    assert train.main(["--data", str(few), "--out", str(tmp_path / "grid"), *SMALL_SUPERRES, grid]) == 0
+    table = capsys.readouterr().out.splitlines()[-4:]
+    assert [line.split("|")[1].strip() for line in table[2:]] == ["scale 2", "scale 3"]
+    (model,) = (tmp_path / "grid" / "scale=3").glob("*.safetensors")
+    assert models.main([str(model), "--json"]) == 0
+    entry = {one["model"]: one for one in json.loads(capsys.readouterr().out)}[model.stem]
+    assert (entry["codec"], entry["kind"], entry["default"]) == ("restore 3x", "superres", False)
+    assert models.main([str(model)]) == 0
+    assert "over bicubic" in capsys.readouterr().out
+
+    archive = press(few, tmp_path / "archive", "webp")
+    arguments = ["--archive", archive.uri, "--out", str(tmp_path / "out"), "--scale", "3"]
+    assert restore(arguments) == 2
+    said = capsys.readouterr().err
+    assert "scale 3: this installation has super-resolvers for 2x" in said
+    assert len(said.splitlines()) == 1
+    assert restore([*arguments, "--superres", str(model)]) == 0
+    with Image.open(next((tmp_path / "out").glob("*.png"))) as image:
+        assert image.size == (900, 750)
+
+
+def test_task_and_kind_go_together(capsys):
+    assert train.main(["--data", "d", "--out", "o", "task=superres", "run.model.kind=conv"]) == 2
+    assert "do not go together" in capsys.readouterr().err
+    assert train.main(["--data", "d", "--out", "o", "run.model.kind=superres"]) == 2
+    assert "do not go together" in capsys.readouterr().err

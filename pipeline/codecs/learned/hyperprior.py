@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from pipeline.codecs.base import Analysis, Encoded, Symbols, validate_rate
-from pipeline.codecs.learned import search, symbols, weights
+from pipeline.codecs.learned import reduced, search, superres, symbols, weights
+from pipeline.codecs.learned.reduced import Reducing
 from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.codecs.lossy import DEFAULT_RATE, rate_spec
 from pipeline.errors import BitstreamError, CodecError, ConfigError
@@ -27,6 +28,7 @@ EFFORTS = range(10)
 DEFAULT_EFFORT = 1
 
 if TYPE_CHECKING:
+    from pipeline.codecs.learned.enlarging import Enlarger
     from pipeline.codecs.learned.networks import Networks
 
 
@@ -39,6 +41,9 @@ class Hyperprior:
         device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:1".
         effort: what the encoder spends, invisible to the decoder. 0 rounds latents to the nearest integer, 1 weighs the
             bits of each symbol against the decoder's error, 2 to 9 do so again and again.
+        reduced: "auto" codes a picture at half its size, to be restored by a super-resolver, where that is better
+            (`learned.reduced`); None never does.
+        superres: id or file of that super-resolver; None is the one that comes with the package.
 
     Raises:
         ConfigError: no such model or device.
@@ -46,22 +51,38 @@ class Hyperprior:
 
     name = "cnn"
     lossless = False
+    reducing: Reducing | None = None
+    weights_of: superres.Weights | None = None
 
     def __init__(
-        self, rate: Rate = DEFAULT_RATE, model: str | None = None, device: str = "auto", effort: int = DEFAULT_EFFORT
+        self,
+        rate: Rate = DEFAULT_RATE,
+        model: str | None = None,
+        device: str = "auto",
+        effort: int = DEFAULT_EFFORT,
+        reduced: str | None = None,
+        superres: str | None = None,
     ) -> None:
         self.rate = validate_rate(rate)
         self.device, self.effort = device, _checked_effort(self.name, effort)
         self.frozen = self._of_this_codec(packaged(self.name, model))
+        self.reducing = Reducing.of(reduced, superres)
 
     @classmethod
     def from_weights(
-        cls, data: bytes, rate: Rate = DEFAULT_RATE, device: str = "auto", effort: int = DEFAULT_EFFORT
+        cls,
+        data: bytes,
+        rate: Rate = DEFAULT_RATE,
+        device: str = "auto",
+        effort: int = DEFAULT_EFFORT,
+        reduced: str | None = None,
+        superres: str | None = None,
     ) -> Self:
         """The codec with the model in the bytes of a weights file, such as an archive carries."""
         codec = cls.__new__(cls)
         codec.rate, codec.device, codec.frozen = validate_rate(rate), device, cls._of_this_codec(weights.parse(data))
         codec.effort = _checked_effort(cls.name, effort)
+        codec.reducing = Reducing.of(reduced, superres)
         return codec
 
     @classmethod
@@ -82,7 +103,7 @@ class Hyperprior:
         return isinstance(other, Hyperprior) and other.spec() == self.spec()
 
     def __hash__(self) -> int:
-        return hash((self.model_id, self.rate, self.effort))
+        return hash((self.model_id, self.rate, self.effort, self.reducing))
 
     @property
     def model_id(self) -> str:
@@ -93,7 +114,8 @@ class Hyperprior:
         return self.frozen.sha256, weights.packaged_bytes(self.model_id)
 
     def spec(self) -> dict[str, Any]:
-        return {"name": self.name, "rate": rate_spec(self.rate), "model": self.model_id, "effort": self.effort}
+        fields = {"name": self.name, "rate": rate_spec(self.rate), "model": self.model_id, "effort": self.effort}
+        return fields | (self.reducing.spec() if self.reducing else {})
 
     @cached_property
     def networks(self) -> Networks:
@@ -122,6 +144,9 @@ class Hyperprior:
     def _symbols(self, picture: Picture) -> tuple[Symbols, np.ndarray]:
         """Symbols at this rate, and the picture they decode to."""
         _refuse(picture)
+        return self.at_full_size(picture) if self.reducing is None else reduced.better(self, self.reducing, picture)
+
+    def at_full_size(self, picture: Picture) -> tuple[Symbols, np.ndarray]:
         if self.rate.quality is not None:
             return self.networks.analyse(picture.rgb, round(self.rate.quality * 100), picture.gray, self.effort)
         return search.reach(
@@ -145,12 +170,31 @@ class Hyperprior:
 
     def synthesise(self, symbols: Sequence[Symbols]) -> list[np.ndarray]:
         """(H, W, 3) uint8 of each."""
-        return [self.networks.synthesise(one) for one in symbols]
+        return [self._enlarged(one, self.networks.synthesise(one)) for one in symbols]
+
+    def _enlarged(self, symbols: Symbols, x_hat: np.ndarray) -> np.ndarray:
+        """The picture itself, at its true size where it was coded at a smaller one."""
+        return x_hat if symbols.reduced is None else reduced.restored(self, symbols, symbols.reduced, x_hat)
+
+    def enlarger(self, model_id: str) -> Enlarger:
+        """A super-resolver on this codec's device: from the archive where there is one, else from the package."""
+        if model_id not in self._enlargers:
+            weights_of = self.weights_of or superres.packaged_bytes
+            self._enlargers[model_id] = superres.needed(model_id, weights_of, self.device)
+        return self._enlargers[model_id]
+
+    @cached_property
+    def _enlargers(self) -> dict[str, Enlarger]:
+        return {}
+
+    def restore(self, image: np.ndarray, scale: int = 2, quality: float = 100.0) -> np.ndarray:
+        """(H, W, 3) uint8, any picture, to (scale H, scale W, 3) uint8; see `superres.restore`."""
+        return superres.restore(image, scale, quality, device=self.device)
 
     def encode(self, picture: Picture, source: bytes = b"") -> Encoded:
         """The payload of `picture`; at a quality, without the work of decoding it again."""
         _refuse(picture)
-        if self.rate.quality is None:
+        if self.rate.quality is None or self.reducing is not None:
             found, _ = self._symbols(picture)
         else:
             found = self.networks.symbols_of(picture.rgb, round(self.rate.quality * 100), picture.gray, self.effort)
@@ -165,7 +209,7 @@ class Hyperprior:
                 payload,
                 lambda band: y_hat.append(symbols.dequantised(self.frozen, band)),
             )
-        return self.networks.synthesise(found, np.concatenate(y_hat, axis=1))
+        return self._enlarged(found, self.networks.synthesise(found, np.concatenate(y_hat, axis=1)))
 
     def restore_source(self, payload: bytes) -> bytes | None:
         return None

@@ -214,13 +214,14 @@ def tiled(
     out: Tensor,
     unit: int,
     halo_px: int = HALO_PX,
+    tile_px: int = TILE_PX,
 ) -> Tensor:
     """Fill `out` from `tile(top, bottom, left, right)` of windows in pixels; `unit` pixels make one element of `out`.
 
     Windows overlap by the halo, and only their inner part is used. One window if the picture is small.
     """
-    for top, bottom, row0, row1 in _windows(height, halo_px):
-        for left, right, col0, col1 in _windows(width, halo_px):
+    for top, bottom, row0, row1 in _windows(height, halo_px, tile_px):
+        for left, right, col0, col1 in _windows(width, halo_px, tile_px):
             part = tile(row0, row1, col0, col1)
             rows = slice(top // unit, top // unit + min(-(-(bottom - top) // unit), out.shape[2] - top // unit))
             cols = slice(left // unit, left // unit + min(-(-(right - left) // unit), out.shape[3] - left // unit))
@@ -235,11 +236,11 @@ def tiled(
     return out
 
 
-def _windows(size: int, halo_px: int) -> Iterator[tuple[int, int, int, int]]:
+def _windows(size: int, halo_px: int, tile_px: int) -> Iterator[tuple[int, int, int, int]]:
     """(start, stop, start with halo, stop with halo) along one side."""
-    if size <= TILE_PX + 2 * halo_px:
+    if size <= tile_px + 2 * halo_px:
         yield 0, size, 0, size
         return
-    for start in range(0, size, TILE_PX):
-        stop = min(start + TILE_PX, size)
+    for start in range(0, size, tile_px):
+        stop = min(start + tile_px, size)
         yield start, stop, max(0, start - halo_px), min(size, stop + halo_px)

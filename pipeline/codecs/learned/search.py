@@ -24,7 +24,12 @@ Pass = tuple[Symbols, np.ndarray]
 
 
 def reach(
-    rate: Rate, rgb: np.ndarray, analyse: Callable[[int], Pass], size_bytes: Callable[[Symbols], int], name: str
+    rate: Rate,
+    rgb: np.ndarray,
+    analyse: Callable[[int], Pass],
+    size_bytes: Callable[[Symbols], int],
+    name: str,
+    start_centi: int = 5_000,
 ) -> Pass:
     """The pass that meets the target of `rate` most closely from the right side.
 
@@ -40,13 +45,13 @@ def reach(
     def value_of(found: Pass) -> float:
         symbols, x_hat = found
         if kind == "bpp":
-            return 8 * size_bytes(symbols) / (symbols.height_px * symbols.width_px)
+            return 8 * size_bytes(symbols) / (rgb.shape[0] * rgb.shape[1])
         return ms_ssim(rgb, x_hat) if kind == "ms_ssim" else psnr_db(mse(rgb, x_hat))
 
     low: tuple[float, float | None] = (0.0, None)
     high: tuple[float, float | None] = (10_000.0, None)
     best: tuple[float, Pass] | None = None
-    centi = 5_000
+    centi = start_centi
     for _ in range(PASSES):
         found = analyse(centi)
         value = value_of(found)

@@ -47,7 +47,7 @@ class _Static(Hyperprior):
         self.keep = _checked_share(self.name, keep)
 
     @classmethod
-    def from_weights(
+    def from_weights(  # type: ignore[override]
         cls, data: bytes, rate: Rate = DEFAULT_RATE, device: str = "auto", effort: int = 1, keep: float = 1.0
     ) -> Self:
         codec = super().from_weights(data, rate, device, effort)

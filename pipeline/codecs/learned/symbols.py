@@ -91,6 +91,8 @@ def entropy_encode(model: FrozenModel, symbols: Symbols) -> bytes:
         words = encoder.encode(symbols.y[:, band.rows].ravel(), index.ravel(), model.skip_below)
         y_words.append(container.varint(len(words) // 4) + words)
     sections = {container.Z: z_words, container.ESCAPES: encoder.escapes(), container.Y: b"".join(y_words)}
+    if symbols.reduced is not None:
+        sections[container.REDUCED] = symbols.reduced.to_bytes()
     return container.pack(
         Container(symbols.model_id, symbols.width_px, symbols.height_px, symbols.quality_centi, symbols.gray, sections)
     )
@@ -148,7 +150,7 @@ def entropy_decode(
         y[:, band.rows] = decoder.decode(words, index.ravel(), model.skip_below).reshape(index.shape)
         on_band(DecodedBand(y[:, band.rows], index, position, mean))
     decoder.finish()
-    return Symbols(box.model_id, box.height_px, box.width_px, box.gray, box.quality_centi, y, z)
+    return Symbols(box.model_id, box.height_px, box.width_px, box.gray, box.quality_centi, y, z, box.reduced)
 
 
 def opened(model: FrozenModel, payload: bytes) -> Container:
@@ -159,8 +161,11 @@ def opened(model: FrozenModel, payload: bytes) -> Container:
             f"payload: it was made by model {box.model_id}, this is {model.model_id}; "
             "decode it with the weights that its archive carries"
         )
-    if box.width_px * box.height_px > PIXEL_LIMIT:
-        raise BitstreamError(f"payload: {box.width_px}x{box.height_px} is more than {PIXEL_LIMIT:,} pixels; refused")
+    width_px, height_px = box.picture_size
+    if width_px * height_px > PIXEL_LIMIT:
+        raise BitstreamError(f"payload: {width_px}x{height_px} is more than {PIXEL_LIMIT:,} pixels; refused")
+    if box.reduced is not None and not model.h_s.layers:
+        raise BitstreamError("payload: a reduced picture under a model with static tables; it is damaged")
     return box
 
 

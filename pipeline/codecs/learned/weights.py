@@ -24,7 +24,7 @@ from pipeline.errors import BitstreamError, ConfigError, StorageError
 from pipeline.nn import integer
 from pipeline.nn.spec import CODECS, spec_of
 
-_MALFORMED = (
+MALFORMED = (
     KeyError,
     ValueError,
     TypeError,
@@ -99,7 +99,7 @@ def parse(data: bytes) -> FrozenModel:
         arrays = safetensors.numpy.load(data)
         kind, spec, skip_below = meta.get("kind"), dict(meta.get("spec", {})), int(meta.get("skip_below", 0))
         refinement = _refinement(meta.get("refinement"))
-    except _MALFORMED as error:
+    except MALFORMED as error:
         raise BitstreamError(f"weights: not a shardpress model file ({error}); fetch it again") from error
     if not isinstance(kind, str) or kind not in CODECS:
         raise BitstreamError(f"weights: found a model of kind {kind!r}; known are {', '.join(CODECS)}")
@@ -236,15 +236,22 @@ def open_model(model: str) -> str:
     Raises:
         ConfigError: there is no such file.
     """
-    if not model.endswith(SUFFIX):
+    found = read_named(model)
+    if found is None:
         return model
+    _opened.setdefault(*found)
+    return found[0]
+
+
+def read_named(model: str) -> tuple[str, Any] | None:
+    """(id, file) of a model named by the path or URI of its file; None for one named by its id. Raises ConfigError."""
+    if not model.endswith(SUFFIX):
+        return None
     try:
         data = storage.read_bytes(model)
     except StorageError as error:
-        raise ConfigError(f"codec.model: {error}; expected the id or the file of a model") from error
-    model_id = hashlib.sha256(data).hexdigest()[:16]
-    _opened.setdefault(model_id, _Bytes(model, data))
-    return model_id
+        raise ConfigError(f"model: {error}; expected the id or the file of a model") from error
+    return hashlib.sha256(data).hexdigest()[:16], _Bytes(model, data)
 
 
 @dataclass(frozen=True)
@@ -266,7 +273,11 @@ def packaged_bytes(model_id: str) -> bytes:
         ConfigError: no such model here.
         BitstreamError: the file is not the one its name says.
     """
-    files = packaged()
+    return checked_bytes(packaged(), model_id)
+
+
+def checked_bytes(files: Mapping[str, Any], model_id: str) -> bytes:
+    """The content of one of `files`, by the id that is its name; raises as `packaged_bytes`."""
     if model_id not in files:
         known = ", ".join(sorted(files)) or "none"
         raise ConfigError(f"model {model_id!r}: not in this installation, which has {known}; give its weights file")
