@@ -24,7 +24,7 @@ Point = tuple[float, float]
 
 
 def text(images: Sequence[Path], qualities: Sequence[float], effort: int) -> str:
-    """Means over images of both curves, at half size 26 steps of quality higher; per image the rate below which half size is better; how often auto takes it."""
+    """Means over images of both curves, half size at a quality 26 higher; where they cross; what auto does."""
     codec = Hyperprior(Rate(quality=60.0), device="cpu", effort=effort, reduced="auto")
     full: list[list[Point]] = []
     half: list[list[Point]] = []
