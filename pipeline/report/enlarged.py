@@ -1,6 +1,6 @@
 """Super-resolution on the page: sources reduced to half their size, and brought back by bicubic and by `restore`.
 
-Shown 1:1 is the window where bicubic errs most, with the source beside. The figures are of that window: PSNR of Y.
+Shown 1:1 is the window where bicubic errs most, with the source below. The figures are of that window: PSNR of Y.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LEAST_PX = 32
 LIMIT_BYTES = 60_000
 HOW = (
     "Sources at half their size (bicubic, 8 bits), enlarged again. The slider moves between bicubic and the "
-    "super-resolver that comes with shardpress, where bicubic errs most; the source is beside. It adds what photos "
+    "super-resolver that comes with shardpress, where bicubic errs most; the source is below. It adds what photos "
     "usually have there, not what this one had."
 )
 

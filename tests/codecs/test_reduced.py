@@ -3,22 +3,31 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import pipeline.pillow  # noqa: F401  Pillow knows the format
-from pipeline.archive import create_or_open
+from jobs.restore import main as restore
+from pipeline.archive import create_or_open, plan
 from pipeline.bitstream import container
 from pipeline.bitstream.container import Reduced
 from pipeline.codecs import registry
 from pipeline.codecs.learned import superres
 from pipeline.codecs.learned.hyperprior import Hyperprior
 from pipeline.errors import BitstreamError, ConfigError
+from pipeline.execution import recompression
 from pipeline.imaging.resize import resized
 from pipeline.metrics.distortion import mse
 from pipeline.records import Picture, Rate, SourceImage
+from pipeline.sources import open_source
+from pipeline.stages.analyse import Analyse
+from pipeline.stages.commit import commit
+from pipeline.stages.decode import Decode
+from pipeline.stages.encode import Encode, Floor
+from pipeline.stages.read import read_unit
 from pipeline.stages.work import Work, pack, unpack
 from tests.codecs import made_static
 
@@ -139,6 +148,34 @@ def test_an_archive_carries_the_super_resolver_and_is_read_with_it_alone(payload
     archive.add_weights(superres.parse(data).sha256, data)
     monkeypatch.setattr(superres, "packaged", dict)
     assert np.array_equal(decoder.decode(payload), codec.decode(payload))
+
+
+def test_what_a_run_writes_is_restored_from_the_archive_alone(tmp_path, monkeypatch):
+    """The steps of `jobs.recompress` in this process: register, analyse, pack, encode, verify, commit; then restore."""
+    photo = tmp_path / "in" / "soft.png"
+    photo.parent.mkdir()
+    Image.fromarray(soft().rgb).save(photo)
+    codec, archive = coder(), create_or_open(str(tmp_path / "archive"))
+    spec = {"codec": codec.spec(), "floor": {}}
+    recompression._register(archive, SimpleNamespace(chain=[codec], spec=spec))  # type: ignore[arg-type]
+    assert len(archive.weight_files()) == 2
+    monkeypatch.setattr(superres, "packaged", dict)
+    superres.packaged_bytes.cache_clear()
+    worker = registry.from_spec(codec.spec() | {"device": "cpu"}, archive.weights)
+    source = open_source(str(photo.parent))
+    encode = Encode([worker, registry.build("original")], Floor(), Decode())
+    with archive.run_lock("night", {}):
+        (unit,) = plan(archive, source.list_items(), spec, (), source.items_are_shards)
+        (chunk,) = read_unit(source, unit)
+        works = unpack(pack(list(Analyse(worker)([Decode()(image) for image in chunk.images]))))
+        commit(archive, unit.meta(0, True, spec), [encode(work) for work in works], "night")
+    (row,) = archive.metrics().to_pylist()
+    assert (row["status"], row["width"], row["height"]) == ("encoded", 256, 191)
+    (stored,) = archive.iter_payloads()
+    assert container.unpack(stored.payload).reduced is not None
+    assert restore(["--archive", archive.uri, "--out", str(tmp_path / "out")]) == 0
+    with Image.open(tmp_path / "out" / "soft.png") as image:
+        assert mse(soft().rgb, np.asarray(image)) == pytest.approx(row["mse"], rel=0.02)
 
 
 def test_its_spec_builds_it_again_and_others_keep_theirs():
