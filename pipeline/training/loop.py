@@ -105,7 +105,7 @@ class Trainer:
             except (OSError, KeyError, RuntimeError, SafetensorError) as error:
                 found = " ".join(str(error).split())[:200]
                 raise TrainingError(f"init_from {spec.init_from}: no model of these sizes ({found})") from error
-            self.origin = {"init_from": spec.init_from.rpartition("/")[2].removesuffix(".safetensors")}
+            self.origin = {"init_from": str(_file_of(spec.init_from)).rpartition("/")[2].removesuffix(".safetensors")}
             return
         if isinstance(spec.model, TransferSpec):
             features: Any = self.model.g_a.features
