@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import EvaluateConfig, RecompressConfig, TrainConfig, known_keys, load
+from pipeline.config import EvaluateConfig, RecompressConfig, TrainConfig, load
 from pipeline.errors import ConfigError
+from pipeline.keys import known_keys
 
 PLACES = ["source.uri=in", "archive.uri=out"]
 CONFIGS = sorted((Path(__file__).parents[1] / "configs" / "recompress").glob("*.yaml"))

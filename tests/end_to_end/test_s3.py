@@ -58,6 +58,7 @@ def test_results_and_pages_lie_in_a_bucket(s3_server: S3Server, tmp_path: Path):
         f"{bucket}/results",
         codecs,
         "report.worst=3",
+        "report.superres=0",
         "--json",
     ]
     done = shardpress(*order)
