@@ -113,3 +113,60 @@ def _text(x: float, y: float, text: str, anchor: str = "start", colour: str = IN
     return (
         f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" fill="{colour}" font-size="{size}">{escape(text)}</text>'
     )
+
+
+@dataclass(frozen=True)
+class LogPanel:
+    """A curve of positive numbers over positive numbers, both axes logarithmic, and the names of the axes."""
+
+    title: str
+    across: str
+    up: str
+    curve: Curve
+
+
+def loglog_svg(panels: Sequence[LogPanel]) -> str:
+    """Panels side by side; a dashed line of slope one through the middle point shows what straight growth would be."""
+    width, height = LEFT + len(panels) * (PANEL_WIDTH + GAP) - GAP + 16, TOP + PANEL_HEIGHT + BOTTOM
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'role="img" font-family="system-ui, sans-serif" font-size="12" fill="{INK}">',
+        f"<title>{escape('Growth: ' + ', '.join(panel.title for panel in panels))}</title>",
+    ]
+    for number, panel in enumerate(panels):
+        parts += _log_panel(panel, LEFT + number * (PANEL_WIDTH + GAP))
+    return "\n".join([*parts, "</svg>"]) + "\n"
+
+
+def _log_panel(panel: LogPanel, left: float) -> list[str]:
+    across, up = (_decades([point[side] for point in panel.curve]) for side in (0, 1))
+
+    def x(value: float) -> float:
+        return left + (math.log10(value) - across[0]) / (across[1] - across[0]) * PANEL_WIDTH
+
+    def y(value: float) -> float:
+        return TOP + (up[1] - math.log10(value)) / (up[1] - up[0]) * PANEL_HEIGHT
+
+    parts = [_text(left, TOP - 26, panel.title), _text(left, TOP - 10, panel.up, size=11)]
+    parts.append(_text(left + PANEL_WIDTH, TOP + PANEL_HEIGHT + 34, panel.across, "end"))
+    for decade in range(across[0], across[1] + 1):
+        parts.append(f'<path d="M{x(10.0**decade):.1f} {TOP}v{PANEL_HEIGHT}" stroke="{GRID}"/>')
+        parts.append(_text(x(10.0**decade), TOP + PANEL_HEIGHT + 18, f"{10.0**decade:,g}", "middle"))
+    for decade in range(up[0], up[1] + 1):
+        parts.append(f'<path d="M{left:.1f} {y(10.0**decade):.1f}h{PANEL_WIDTH}" stroke="{GRID}"/>')
+        parts.append(_text(left - 8, y(10.0**decade) + 4, f"{10.0**decade:,g}", "end"))
+    middle = sorted(panel.curve)[len(panel.curve) // 2]
+    ends = [max(10.0 ** across[0], middle[0] * 10.0 ** up[0] / middle[1])]
+    ends.append(min(10.0 ** across[1], middle[0] * 10.0 ** up[1] / middle[1]))
+    line = " ".join(f"{x(end):.1f},{y(middle[1] * end / middle[0]):.1f}" for end in ends)
+    parts.append(f'<polyline points="{line}" fill="none" stroke="{INK}" stroke-dasharray="5 4"/>')
+    at = [(x(size), y(cost)) for size, cost in sorted(panel.curve)]
+    points = " ".join(f"{px:.1f},{py:.1f}" for px, py in at)
+    parts.append(f'<polyline points="{points}" fill="none" stroke="{COLOURS[1]}" stroke-width="2"/>')
+    return [*parts, *(f'<circle cx="{px:.1f}" cy="{py:.1f}" r="3" fill="{COLOURS[1]}"/>' for px, py in at)]
+
+
+def _decades(values: Sequence[float]) -> tuple[int, int]:
+    """Powers of ten around all values."""
+    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    return low, max(high, low + 1)

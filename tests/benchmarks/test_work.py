@@ -1,0 +1,151 @@
+"""Work that is counted instead of timed: a gate against regressions that a noisy machine can hold.
+
+A whole recompression runs in this process, without Ray, over one chunk of crops of the sample photos. What it does is
+the same on every machine: requests to the store, calls of Python functions, operators of torch and their
+multiply-accumulates, bytes from one operator to the next. Whoever makes one of them larger must raise its limit here,
+in the open, and say why.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import torch
+from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from jobs.orders import order_of
+from pipeline.config import RecompressConfig, load
+from pipeline.execution import flow, recompression
+from pipeline.execution.cluster import Resources
+from pipeline.execution.ticket import Ticket
+from pipeline.storage.local import LocalStore
+
+IMAGES, WIDTH_PX, HEIGHT_PX = 8, 256, 192
+MPX = IMAGES * WIDTH_PX * HEIGHT_PX / 1e6
+
+# Measured on 2026-11-26 and rounded up by a twentieth at most.
+LIMITS = {
+    "cnn": {
+        "reads": 14,
+        "other requests": 43,
+        "thousand calls of Python an image": 6.8,
+        "operators of torch an image": 760,
+        "kMAC of torch a pixel": 34.5,
+        "bytes sent on a pixel": 0.27,
+    },
+    "webp": {
+        "reads": 14,
+        "other requests": 40,
+        "thousand calls of Python an image": 3.2,
+        "operators of torch an image": 0,
+    },
+}
+
+
+class Operators(TorchDispatchMode):
+    """Counts operators of torch while it is entered."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def requests(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
+    """Requests to the store by kind."""
+    found = Counter[str]()
+    with monkeypatch.context() as patch:
+        for name in ("read", "stat", "write", "create", "remove", "is_folder", "walk"):
+            patch.setattr(LocalStore, name, _counting(found, name, getattr(LocalStore, name)))
+        yield found
+
+
+@contextmanager
+def calls() -> Iterator[Counter[str]]:
+    """Calls of Python functions in this thread, under "call"."""
+    found = Counter[str]()
+    sys.setprofile(lambda frame, event, argument: found.update((event,)))
+    try:
+        yield found
+    finally:
+        sys.setprofile(None)
+
+
+def _counting(requests: Counter[str], name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*words: Any, **named: Any) -> Any:
+        requests[name] += 1
+        return method(*words, **named)
+
+    return call
+
+
+@pytest.fixture
+def source(tmp_path: Path, photos: list[Path]) -> Path:
+    """Crops that are files of their own, since those cost a request each."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(IMAGES):
+        data = io.BytesIO()
+        Image.open(photos[number]).crop((0, 0, WIDTH_PX, HEIGHT_PX)).save(data, "JPEG", quality=95)
+        (folder / f"{number}.jpg").write_bytes(data.getvalue())
+    return folder
+
+
+def work(codec: str, source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """Counts of one run, once everything is loaded."""
+    run(codec, source, folder / "warm", monkeypatch)
+    with requests(monkeypatch) as asked, calls() as called:
+        sent_bytes = run(codec, source, folder / "archive", monkeypatch)
+    with FlopCounterMode(display=False) as flops, Operators() as operators:
+        run(codec, source, folder / "again", monkeypatch)
+    return {
+        "reads": asked.pop("read"),
+        "other requests": asked.total(),
+        "thousand calls of Python an image": called["call"] / IMAGES / 1e3,
+        "operators of torch an image": operators.count / IMAGES,
+        "kMAC of torch a pixel": flops.get_total_flops() / 2 / MPX / 1e9,
+        "bytes sent on a pixel": sent_bytes / MPX / 1e6,
+    }
+
+
+def run(codec: str, source: Path, archive: Path, monkeypatch: pytest.MonkeyPatch) -> int:
+    """A whole recompression, its operators called one after the other; returns the bytes between them."""
+    sent = []
+
+    def graph(units: Sequence[str], ticket: Ticket, resources: Resources, tasks: Any, *pool: Any) -> Any:
+        batch, operator = pa.table({"unit": list(units)}), pool[0](ticket) if pool else None
+        for between in operator(batch) if operator else [batch]:
+            sent.append(between.nbytes)
+            for rows in tasks(between, ticket):
+                yield from rows.to_pylist()
+
+    words = {"source.uri": str(source), "archive.uri": str(archive), "codec.name": codec, "resources.device": "cpu"}
+    with monkeypatch.context() as patch:
+        patch.setattr(flow.graph, "run", graph)
+        patch.setattr(flow, "attempt", lambda *key: nullcontext(False))
+        patch.setattr(flow, "here", lambda: "")
+        found = recompression.recompress(order_of(load(RecompressConfig, None, [], words)), lambda total, planned: None)
+    assert (found.total.images, found.total.rejected) == (IMAGES, 0)
+    return sum(sent)
+
+
+@pytest.mark.parametrize("codec", LIMITS)
+def test_a_chunk_takes_no_more_work_than_it_did(codec, source, tmp_path, monkeypatch):
+    torch.set_num_threads(1)
+    found = work(codec, source, tmp_path, monkeypatch)
+    more = [
+        f"{name}: {found[name]:.4g}, at most {most:g}" for name, most in LIMITS[codec].items() if found[name] > most
+    ]
+    assert not more, "\n".join(more)
