@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from pipeline.archive import create_or_open
+from pipeline.archive import create_or_open, plan
 from pipeline.execution import telemetry
 from pipeline.execution.telemetry import Telemetry
 from pipeline.stages.commit import Tally
+from tests.archive.made import SPEC, commit_files, items
 
 
 class Recorded:
@@ -64,3 +66,14 @@ def test_lines_are_json_with_the_run_and_only_on_demand(metrics, tmp_path, capsy
     line = json.loads(capsys.readouterr().err)
     assert (line["event"], line["run_id"], line["part"]) == ("part committed", "run-1", "abc")
     assert (line["stage_s"], line["nodes"]) == ({"decode": 0.5}, {"decode": "n1"})
+
+
+def test_lines_of_images_carry_their_ids_and_the_run(metrics, tmp_path, capsys):
+    archive = create_or_open(str(tmp_path))
+    [unit] = plan(archive, items(3), SPEC)
+    part = commit_files(archive, unit).part
+    Telemetry(archive, "run-1", 1, 1, log="images").part(replace(PART, part=part), PART)
+    first, *images = map(json.loads, capsys.readouterr().err.splitlines())
+    assert (first["event"], {line["event"] for line in images}) == ("part committed", {"image committed"})
+    assert [line["image_id"] for line in images] == archive.part_metrics(part)["image_id"].to_pylist()
+    assert {(line["run_id"], line["part"]) for line in images} == {("run-1", part)}
