@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -56,6 +57,18 @@ def test_a_part_is_counted_once_by_status_and_reason(metrics, tmp_path):
     assert metrics["megapixels"].calls == [(2.0, None)]
     assert metrics["stage_seconds"].calls == [(0.5, {"stage": "decode"})]
     assert metrics["queue_units"].calls == [(4, None)]
+
+
+def test_gauges_are_set_again_while_nothing_is_committed(metrics, tmp_path, monkeypatch):
+    monkeypatch.setattr(telemetry, "REFRESH_S", 0.01)
+    monkeypatch.setattr(telemetry, "_ray_is_there", lambda: True)
+    deadline = time.monotonic() + 60
+    with Telemetry(create_or_open(str(tmp_path)), "run", units=5, actors=2).fresh():
+        while len(metrics["queue_units"].calls) < 3:  # a stall before the first part
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+    assert set(metrics["queue_units"].calls) == {(5, None)}
+    assert metrics["parts"].calls == []
 
 
 def test_lines_are_json_with_the_run_and_only_on_demand(metrics, tmp_path, capsys):
