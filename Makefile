@@ -62,7 +62,11 @@ soak: install ## kills and store faults for MINUTES (60), then a table of what w
 fuzz: install ## every reader of bytes for SECONDS (600) each, then a table
 	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),600)
 
+# pip-audit asks such a page about each package. Mirrors of PyPI may lack them, and it then says that a package is unknown.
+ADVISORIES := https://pypi.org/pypi/pip/25.0/json
 audit: install ## known vulnerabilities of the pinned dependencies
+	@$(BIN)/python -c 'import requests; requests.get("$(ADVISORIES)", timeout=20).json()["vulnerabilities"]' 2>/dev/null \
+	  || { echo "audit: nothing was audited: $(ADVISORIES) does not answer; run it where PyPI itself can be reached" >&2; exit 1; }
 	$(BIN)/pip-audit --strict --disable-pip --no-deps -r constraints.txt
 
 bench: install ## pipeline efficiency, memory and start-up, as ratios

@@ -26,6 +26,7 @@ REFUSALS = {
 BROKEN = ("drop", "reset", "truncate", "hang")
 KINDS = (*REFUSALS, *BROKEN, "stale")
 TRANSIENT = ("slowdown", "internal", "drop", "reset", "truncate")
+OUTAGES = ("slowdown", "expired", "no-bucket")
 HANG_S = 30.0
 _HOP = {"connection", "transfer-encoding", "content-length", "keep-alive"}
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from pipeline import storage
-from pipeline.errors import StorageError
+from pipeline.errors import StorageError, StoreUnavailable
 from pipeline.storage import s3
 from tests import faulty_s3
 from tests.conftest import ACCESS_KEY, SECRET_KEY, S3Server
@@ -266,7 +266,10 @@ def faulty(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> Iterator[Buc
 
 @pytest.mark.s3
 class TestFaults:
-    @pytest.mark.parametrize("fault", [(503, "SlowDown"), (500, "InternalError"), (429, "TooManyRequests"), "drop"])
+    @pytest.mark.parametrize(
+        "fault",
+        [(503, "SlowDown"), (503, "SlowDownRead"), (500, "InternalError"), (429, "TooManyRequests"), "drop"],
+    )
     def test_passing_faults_are_waited_out(self, faulty: Bucket, fault: tuple[int, str] | str) -> None:
         faulty.faults = [fault, fault]
         assert storage.read_bytes("s3://photos/a") == b"data"
@@ -285,6 +288,13 @@ class TestFaults:
     def test_what_will_not_pass_is_not_repeated(self, faulty: Bucket) -> None:
         faulty.faults = [(403, "AccessDenied")]
         with pytest.raises(StorageError, match="access denied"):
+            storage.read_bytes("s3://photos/a")
+        assert faulty.requests == 1
+
+    @pytest.mark.parametrize("code", ["ExpiredToken", "InvalidToken", "InvalidTokenId", "TokenRefreshRequired"])
+    def test_a_token_that_is_good_no_more_says_nothing_about_the_object(self, faulty: Bucket, code: str) -> None:
+        faulty.faults = [(400, code)]
+        with pytest.raises(StoreUnavailable, match=r"expired.+get fresh"):
             storage.read_bytes("s3://photos/a")
         assert faulty.requests == 1
 

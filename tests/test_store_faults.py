@@ -66,6 +66,7 @@ def test_what_passes_is_waited_out(proxy: Proxy, place: str, kind: str):
     require_every_image_once(f"{place}/archive")
 
 
+@pytest.mark.parametrize("proxy", ["rclone"], indirect=True)  # it is the proxy that hangs
 def test_a_server_that_does_not_answer_is_asked_again(proxy: Proxy, place: str):
     proxy.at_random(("hang",), 0.05, seed=1)
     press(f"{place}/in", f"{place}/archive", "original", None)
@@ -160,6 +161,7 @@ def test_a_full_disk_is_one_sentence_and_room_lets_it_go_on(tmp_path: Path, fill
 
 
 @pytest.mark.ray
+@pytest.mark.parametrize("proxy", ["rclone"], indirect=True)  # it is the proxy that refuses
 def test_a_job_whose_credentials_expire_ends_with_1_and_goes_on_with_fresh_ones(proxy: Proxy, place: str):
     command = [sys.executable, "-m", "jobs", "recompress", "--source", f"{place}/in", "--archive", f"{place}/archive"]
     command += ["codec.name=original", "resources.cpus=2"]

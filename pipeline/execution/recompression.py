@@ -102,12 +102,13 @@ def recompress(order: Order, progress: Progress) -> Report:
         telemetry.event("run started", listed=len(items), planned=planned, units=len(units))
         progress(Tally(), planned)
         total, parts = Tally(), list[str]()
-        for tally in flow.run(units, ticket, order.resources):
-            total = total + tally
-            parts += [tally.part] if tally.part else []
-            telemetry.part(tally, total)
-            _tell(lock, total, units, started)
-            progress(total, planned)
+        with telemetry.fresh():
+            for tally in flow.run(units, ticket, order.resources):
+                total = total + tally
+                parts += [tally.part] if tally.part else []
+                telemetry.part(tally, total)
+                _tell(lock, total, units, started)
+                progress(total, planned)
         _tell(lock, total, units, started)
         telemetry.event("run finished", **lock.counters)
     return Report(archive, run_id, total, tuple(parts), len(items), planned, time.monotonic() - started)

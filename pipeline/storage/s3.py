@@ -27,12 +27,18 @@ _TRANSIENT_CODES = {
     "ThrottlingException", "TooManyRequests", "OperationAborted", "ConditionalRequestConflict",
     "XAmzContentSHA256Mismatch", "IncompleteBody", "BadDigest", "429", "500", "502", "503", "504",
 }  # fmt: skip
+_TRANSIENT_STATUS = {429, 500, 502, 503, 504}  # stores that are not AWS have codes of their own, such as SlowDownRead
 _TRANSIENT_TYPES = {  # by name: naming the classes would import botocore and aiohttp before anybody uses S3
     "HTTPClientError", "IncompleteRead", "FSTimeoutError", "ResponseParserError", "ClientPayloadError", "ClientOSError",
     "ServerDisconnectedError", "TimeoutError", "ConnectionError", "IncompleteReadError", "ContentLengthError",
 }  # fmt: skip
 _TOKEN = "create-token"
 _EXISTS_CODES = {"PreconditionFailed", "412"}
+_STALE = {  # what S3, MinIO and STS call a token, and botocore an account, that was good when the night began
+    "InvalidToken", "InvalidTokenId", "TokenRefreshRequired", "ExpiredTokenException", "InvalidIdentityToken",
+    "InvalidClientTokenId", "CredentialRetrievalError", "TokenRetrievalError", "UnauthorizedSSOTokenError",
+    "SSOTokenLoadError",
+}  # fmt: skip
 _WAYS_OUT = {
     "NoSuchBucket": "the bucket does not exist; create it or check its name",
     "NoSuchKey": "no such object; check bucket and key",
@@ -43,6 +49,8 @@ _WAYS_OUT = {
     "InvalidAccessKeyId": "the access key is not known there; check AWS_ACCESS_KEY_ID and the endpoint",
     "SignatureDoesNotMatch": "the signature was refused; check AWS_SECRET_ACCESS_KEY and the endpoint",
     "ExpiredToken": "the session token has expired; get fresh credentials",
+    **dict.fromkeys(_STALE, "the credentials have expired or cannot be renewed; get fresh ones"),
+    "RequestTimeTooSkewed": "the clocks differ too much; set this machine's",
     "InvalidBucketName": "this is not a valid bucket name",
     "NoCredentialsError": "no credentials found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
     "PartialCredentialsError": "credentials are incomplete; set both AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
@@ -51,7 +59,7 @@ _WAYS_OUT = {
 }
 _OUTAGES = {  # of the bucket, the account or the endpoint, and so of every object alike
     "NoSuchBucket", "InvalidBucketName", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken",
-    "400", "RequestTimeTooSkewed", "NoCredentialsError", "PartialCredentialsError", "ProfileNotFound",
+    "400", "RequestTimeTooSkewed", "NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", *_STALE,
 }  # fmt: skip
 SETTLE_S = 0.5
 READ_TIMEOUT_S = 60
@@ -237,16 +245,20 @@ def _entry(bucket: str, found: dict[str, Any]) -> Entry:
 
 
 def _code(error: BaseException) -> str:
-    """S3's own error code, which s3fs hides in the cause of a translated error; "" when there is none."""
-    for each in (error, error.__cause__):
-        response = getattr(each, "response", None)
-        if isinstance(response, dict):
-            return str(response.get("Error", {}).get("Code") or "")
-    return ""
+    """S3's own error code; "" when there is none."""
+    return str(_response(error).get("Error", {}).get("Code") or "")
+
+
+def _response(error: BaseException) -> dict[str, Any]:
+    """What S3 answered, which s3fs hides in the cause of a translated error; empty when it did not."""
+    found = (getattr(each, "response", None) for each in (error, error.__cause__))
+    return next((response for response in found if isinstance(response, dict)), {})
 
 
 def _transient(error: Exception) -> bool:
     if isinstance(error, ConnectionError | asyncio.TimeoutError) or _code(error) in _TRANSIENT_CODES:
+        return True
+    if _response(error).get("ResponseMetadata", {}).get("HTTPStatusCode") in _TRANSIENT_STATUS:
         return True
     return any(kind.__name__ in _TRANSIENT_TYPES for kind in type(error).__mro__)
 

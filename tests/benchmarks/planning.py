@@ -121,8 +121,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         found = measure(arguments.rows, arguments.objects, Path(folder))
-    stated = conditions("tests.benchmarks.planning", argv or sys.argv[1:], "1", f"{arguments.rows} made-up rows")
-    print(f"{stated}\n\n{table([{'what': name} | values for name, values in found.items()])}")
+    made = f"{arguments.rows} made-up rows, {arguments.objects} empty files"
+    stated = conditions("tests.benchmarks.planning", argv or sys.argv[1:], "1", made)
+    print(f"{table([{'what': name} | values for name, values in found.items()])}\n\n{stated}")
     if arguments.out:
         arguments.out.write_text(json.dumps({"rows": arguments.rows, "objects": arguments.objects} | found, indent=1))
 

@@ -169,3 +169,17 @@ def test_an_old_python_is_told_by_make_and_by_every_job(folder: Path) -> None:
     assert done.returncode != 0
     assert "shardpress needs Python 3.11 or newer; this is 3.10.2; set PYTHON=python3.11" in done.stderr
     assert not (folder / ".venv").exists()
+
+
+def test_an_audit_without_network_says_that_nothing_was_audited() -> None:
+    make = shutil.which("make")
+    if make is None:
+        pytest.skip("make is not installed")
+    settings = [f"BIN={Path(sys.executable).parent}", "ADVISORIES=http://127.0.0.1:9/"]
+    done = subprocess.run(
+        [make, "-s", "-o", "install", "audit", *settings], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    said, made = done.stderr.splitlines()
+    assert said.startswith("audit: nothing was audited: http://127.0.0.1:9/ does not answer; run it where")
+    assert made.startswith("make: ***")

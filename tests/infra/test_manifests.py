@@ -90,6 +90,18 @@ def test_pods_are_bounded_and_not_root(manifest):
             assert "memory" in container["resources"]["limits"]
 
 
+def clusters(manifest: dict[str, Any]) -> list[dict[str, Any]]:
+    """The specs of Ray clusters that a manifest makes."""
+    spec = manifest["spec"] if manifest["apiVersion"].startswith("ray.io/") else {}
+    spec = spec.get("jobTemplate", spec)
+    return [found for found in (spec.get("rayClusterSpec"), spec) if found and "headGroupSpec" in found]
+
+
+def test_a_token_guards_every_head():
+    found = [cluster for manifest in MANIFESTS for cluster in clusters(manifest.values[0])]
+    assert [cluster.get("authOptions") for cluster in found] == [{"mode": "token"}] * 3
+
+
 def test_every_night_is_one_night():
     [night] = documents(INFRA / "kuberay" / "nightly-cronjob.yaml")
     spec = night["spec"]

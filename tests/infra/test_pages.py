@@ -28,4 +28,5 @@ def test_every_command_is_clean(page):
 def test_what_a_page_names_is_there(page):
     named = re.findall(r"`((?:local|docker|compose|kuberay|aws|prometheus|grafana)/[\w./-]*)`", page.read_text())
     named += re.findall(r"\]\(([\w./-]+)\)", page.read_text())
+    named += re.findall(r"(?<!tests/)\binfra/([\w./-]+\w)", page.read_text())  # in commands, too
     assert all((INFRA / name).exists() for name in named), named

@@ -30,16 +30,12 @@ def _take() -> bool:
 
 
 def _kill() -> None:
-    victim = os.environ["SOAK_VICTIM"]
+    who = os.environ["SOAK_VICTIM"]
+    victim = {"driver": int(os.environ["SOAK_DRIVER"]), "node": os.getppid()}.get(who, os.getpid())
+    if who == "node" and b"raylet" not in pathlib.Path(f"/proc/{victim}/cmdline").read_bytes():
+        return
     pathlib.Path(os.environ["SOAK_LIVES"], f"killed-{os.getpid()}").touch()
-    if victim == "driver":
-        os.kill(int(os.environ["SOAK_DRIVER"]), signal.SIGKILL)
-    elif victim == "node":
-        parent = os.getppid()
-        if b"raylet" in pathlib.Path(f"/proc/{parent}/cmdline").read_bytes():
-            os.kill(parent, signal.SIGKILL)
-    else:
-        os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(victim, signal.SIGKILL)
 
 
 def _deadly(function, part):
