@@ -23,9 +23,10 @@ LEAST_PX = 96
 
 
 class Backbone(nn.Module):
-    """x (B, 3, H, W), pixels minus 1/2, to features (B, F, H / unit, W / unit), H and W multiples of `unit_px`.
+    """x (B, 3, H, W), pixels minus 1/2, to features (B, F, fold H / unit, fold W / unit); H, W multiples of `unit_px`.
 
-    Features finer than the grid are folded into channels, others are resampled to it.
+    `fold` is how many features lie along a side of a cell of the grid. Layers that do not pad lose features at the
+    border, as many on both sides; the outermost ones take their place, so that each feature stays where it looks.
 
     Raises:
         ConfigError: torchvision has no such network, or the network no such layer.
@@ -36,13 +37,15 @@ class Backbone(nn.Module):
         self.unit_px = unit_px
         self.network = _cut(name, layer)
         with torch.no_grad():
-            probe = self.network(torch.zeros(1, 3, LEAST_PX, LEAST_PX))["out"]
-        if probe.ndim != 4:
+            small, large = (self.network(torch.zeros(1, 3, side, side))["out"] for side in (LEAST_PX, 2 * LEAST_PX))
+        if small.ndim != 4:
             raise ConfigError(
                 f"run.model.layer: {layer!r} of {name} is no map of features; name one before its pooling"
             )
-        self.fold = max(1, round(probe.shape[-1] * unit_px / LEAST_PX))
-        self.channels = int(probe.shape[1]) * self.fold**2
+        per_least_px = large.shape[-1] - small.shape[-1]
+        self.fold = max(1, round(per_least_px * unit_px / LEAST_PX))
+        self.on_grid = per_least_px * unit_px == self.fold * LEAST_PX
+        self.channels = int(small.shape[1])
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1) - 0.5, persistent=False)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 
@@ -52,9 +55,8 @@ class Backbone(nn.Module):
         x = F.pad(x, (0, max(0, least - x.shape[-1]), 0, max(0, least - x.shape[-2])), mode="replicate")
         h = self.network((x - self.mean) / self.std)["out"].float()  # type: ignore[operator]
         size = [side // self.unit_px * self.fold for side in x.shape[-2:]]
-        if list(h.shape[-2:]) != size:
-            h = F.interpolate(h, size=size, mode="bilinear", align_corners=False)
-        return F.pixel_unshuffle(h, self.fold)[:, :, :rows, :cols]
+        h = _bordered(h, size) if self.on_grid else F.interpolate(h, size=size, mode="bilinear", align_corners=False)
+        return h[:, :, : rows * self.fold, : cols * self.fold]
 
     def train(self, mode: bool = True) -> Backbone:
         """Batch norms keep the statistics of ImageNet, fine-tuned or not: `network` stays in evaluation mode."""
@@ -77,6 +79,14 @@ class Backbone(nn.Module):
                     "so they are of another network than run.model.backbone"
                 )
         self.network.load_state_dict({name: value.to(own[name].dtype) for name, value in found.items()})  # type: ignore[union-attr]
+
+
+def _bordered(h: Tensor, size: list[int]) -> Tensor:
+    """h (B, F, H, W) continued, or cut, alike on both sides until it has `size`."""
+    down, across = size[0] - h.shape[-2], size[1] - h.shape[-1]
+    if not down and not across:
+        return h
+    return F.pad(h, (across // 2, across - across // 2, down // 2, down - down // 2), mode="replicate")
 
 
 def _cut(name: str, layer: str) -> Any:

@@ -4,14 +4,16 @@
 
 Encoders differ (a classifier, a pyramid of convolutions, tiles), and the rest is the same: at step 0 the 1x1
 layers hold the best linear prediction of the pixels from the features, in the units of an orthonormal transform, so
-that gains and scales are right from the start. Balle, Laparra & Simoncelli, "End-to-end Optimized Image Compression",
-ICLR 2017, is the model; Izenman, "Reduced-rank regression for the multivariate linear model", 1975, the start.
+that gains and scales are right from the start. A classifier has many features in a unit: what each place in it says of
+its own pixels is found first (`squeeze`), from many more examples than there are units. Balle, Laparra & Simoncelli,
+"End-to-end Optimized Image Compression", ICLR 2017, is the model; Izenman, "Reduced-rank regression for the
+multivariate linear model", 1975, the start.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -30,7 +32,7 @@ from pipeline.nn.spec import SCALE_STEPS_PER_OCTAVE, ConvSpec, StaticSpec, TileS
 from pipeline.nn.transforms import shortcut
 
 START_PX = 128
-RIDGE = 1e-3
+RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 LOG2_SIGMA_UNITS = integer.INDEX_STEPS_PER_OCTAVE << integer.SCALE_BITS
 
 
@@ -46,10 +48,20 @@ class StaticAnalysis(nn.Module):
             self.features = PyramidFeatures(spec)
         self.feature_std: Tensor
         self.register_buffer("feature_std", torch.ones(1, self.features.channels, 1, 1))
-        self.out = nn.Conv2d(self.features.channels, spec.latent, 1)
+        channels = self.features.channels
+        self.squeeze: nn.Conv2d | None = None
+        if isinstance(self.features, Backbone):
+            self.fold = self.features.fold
+            self.squeeze = nn.Conv2d(channels, min(channels, 3 * (spec.unit_px // self.fold) ** 2), 1)
+            channels = self.squeeze.out_channels * self.fold**2
+        self.out = nn.Conv2d(channels, spec.latent, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return shortcut(self.out, self.features(x).float() / self.feature_std, self.training)
+        return shortcut(self.out, self.folded(self.features(x).float() / self.feature_std), self.training)
+
+    def folded(self, h: Tensor) -> Tensor:
+        """All features of a unit at one position."""
+        return h if self.squeeze is None else F.pixel_unshuffle(shortcut(self.squeeze, h, self.training), self.fold)
 
 
 class EighthBranch(nn.Module):
@@ -129,13 +141,18 @@ class StaticCompressor(nn.Module):
         self.eval()
         side_px = max(START_PX, 2 * self.spec.unit_px)
         count = max(4, patches * self.spec.unit_px**2 // side_px**2)
-        pairs = [self._positions(crops(min(8, count - k), side_px)) for k in range(0, count, 8)]
-        features, pixels = (np.concatenate(part) for part in zip(*pairs, strict=True))
-        std = np.maximum(features.std(axis=0), 1e-3 * features.std() + 1e-6)
-        found = reduced_rank(features / std, pixels, self.spec.latent)
-        _put(self.g_a.feature_std, std)
-        _put(self.g_a.out.weight, found.encode)
-        _put(self.g_a.out.bias, found.encode_bias)  # type: ignore[arg-type]
+        given, g_a = [crops(min(8, count - k), side_px) for k in range(0, count, 8)], self.g_a
+        few = given if g_a.squeeze is None else given[:: g_a.fold]
+        features = np.concatenate([_rows(g_a.features(even)) for even in self._evened(few)])
+        _put(g_a.feature_std, np.maximum(features.std(axis=0), 1e-3 * features.std() + 1e-6))
+        if g_a.squeeze is not None:
+            pixels = np.concatenate([_patches(even, self.spec.unit_px // g_a.fold) for even in self._evened(few)])
+            _linear(g_a.squeeze, reduced_rank(features / _row(g_a.feature_std), pixels, g_a.squeeze.out_channels))
+        features = np.concatenate([_rows(g_a.folded(g_a.features(x) / g_a.feature_std)) for x in self._evened(given)])
+        found = reduced_rank(
+            features, np.concatenate([_patches(x, self.spec.unit_px) for x in self._evened(given)]), self.spec.latent
+        )
+        _linear(g_a.out, found)
         _put(self.g_s.klt.weight, found.decode)
         _put(self.g_s.klt.bias, found.decode_bias)  # type: ignore[arg-type]
         _put(self.g_s.y_std, found.std)
@@ -145,10 +162,9 @@ class StaticCompressor(nn.Module):
         self.log2_base.table.copy_(self.log2_gain.table + log2_std)
         self.train()
 
-    def _positions(self, crops: Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """Features (n, F) and the pixels (n, 3 * unit^2) that stand at the same positions."""
-        even, _ = evened(self.spec, crops.to(self.log2_gain.table.device).float() / 255)
-        return _rows(self.g_a.features(even)), _rows(F.pixel_unshuffle(even, self.spec.unit_px))
+    def _evened(self, crops: list[Tensor]) -> Iterator[Tensor]:
+        for batch in crops:
+            yield evened(self.spec, batch.to(self.log2_gain.table.device).float() / 255)[0]
 
 
 class Linear(NamedTuple):
@@ -169,14 +185,26 @@ def reduced_rank(features: np.ndarray, pixels: np.ndarray, rank: int) -> Linear:
     if rank > pixels.shape[1]:
         raise ConfigError(f"run.model.latent is {rank}; a patch has {pixels.shape[1]} values, so at most that many")
     feature_mean, pixel_mean = features.mean(axis=0), pixels.mean(axis=0)
-    f, x = features - feature_mean, pixels - pixel_mean
-    gram = f.T @ f / len(f)
-    slopes = np.linalg.solve(gram + RIDGE * np.eye(len(gram)), f.T @ x / len(f))
-    variances, axes = np.linalg.eigh(slopes.T @ gram @ slopes)
+    scale = np.maximum(features.std(axis=0), 1e-3 * features.std() + 1e-6)
+    f, x = (features - feature_mean) / scale, pixels - pixel_mean
+    slopes = _slopes(f, x)
+    variances, axes = np.linalg.eigh(slopes.T @ (f.T @ f / len(f)) @ slopes)
     variances, axes = variances[::-1][:rank], axes[:, ::-1][:, :rank]
-    encode = axes.T @ slopes.T
+    encode = axes.T @ slopes.T / scale
     std = np.sqrt(np.maximum(variances, 1e-8 * variances[0] + 1e-12))
     return Linear(encode, -encode @ feature_mean, axes, pixel_mean, std)
+
+
+def _slopes(f: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """Ridge regression of x (n, P) on f (n, F) of unit variance, as strong as predicts a held-out fifth best."""
+
+    def solved(rows: slice, ridge: float) -> np.ndarray:
+        gram = f[rows].T @ f[rows] / len(f[rows])
+        return np.linalg.solve(gram + ridge * np.eye(len(gram)), f[rows].T @ x[rows] / len(f[rows]))
+
+    kept, held = slice(len(f) // 5, None), slice(len(f) // 5)
+    best = min(RIDGES, key=lambda ridge: float(np.square(f[held] @ solved(kept, ridge) - x[held]).sum()))
+    return solved(slice(None), best)
 
 
 def reach_of(spec: StaticSpec) -> int | None:
@@ -223,6 +251,21 @@ def thaw(arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
 
 def _put(parameter: Tensor, value: np.ndarray) -> None:
     parameter.copy_(torch.from_numpy(np.ascontiguousarray(value)).to(parameter).view(parameter.shape))
+
+
+def _linear(layer: nn.Conv2d, found: Linear) -> None:
+    _put(layer.weight, found.encode)
+    _put(layer.bias, found.encode_bias)  # type: ignore[arg-type]
+
+
+def _row(x: Tensor) -> np.ndarray:
+    """(1, C, 1, 1) to (C,)."""
+    return x.double().cpu().numpy().ravel()
+
+
+def _patches(x: Tensor, side: int) -> np.ndarray:
+    """(B, 3, H, W) to (B H W / side^2, 3 side^2): the values of each patch."""
+    return _rows(F.pixel_unshuffle(x, side))
 
 
 def _rows(x: Tensor) -> np.ndarray:

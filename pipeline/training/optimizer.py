@@ -18,6 +18,7 @@ from torch import Tensor, nn
 SCALES = {
     "g_a.features.": 0.1,
     "g_a.out.": 0.02,
+    "g_a.squeeze.": 0.01,
     "log2_gain.": 0.1,
     "modulation.": 0.1,
     ".klt.": 0.02,
@@ -27,7 +28,8 @@ SCALES = {
 
 def is_matrix(name: str, parameter: Tensor) -> bool:
     """Whether a parameter maps channels to channels: (out, in, kh, kw) with in > 1, linear starts excepted."""
-    return parameter.ndim == 4 and parameter.shape[1] > 1 and ".klt." not in name and not name.startswith("g_a.out.")
+    linear = ".klt." in name or name.startswith(("g_a.out.", "g_a.squeeze."))
+    return parameter.ndim == 4 and parameter.shape[1] > 1 and not linear
 
 
 def groups(parameters: Iterable[tuple[str, nn.Parameter]], scale: float = 1.0) -> list[dict[str, Any]]:
