@@ -34,7 +34,7 @@ def pictures() -> list[np.ndarray]:
 
 
 def trained(spec: TrainSpec, pictures, out, steps: int | None = None) -> SuperresTrainer:
-    trainer = trainer_of(spec, pictures, out)
+    trainer = trainer_of(spec)(spec, pictures, out)
     assert isinstance(trainer, SuperresTrainer)
     for _ in range(spec.steps - trainer.step if steps is None else steps):
         trainer.train_step()
