@@ -41,6 +41,8 @@ class Backbone(nn.Module):
             raise ConfigError(
                 f"run.model.layer: {layer!r} of {name} is no map of features; name one before its pooling"
             )
+        self.exact = LEAST_PX % probe.shape[-1] == 0
+        """Whether features lie on a grid of whole pixels, wherever a picture is cut."""
         self.fold = max(1, round(probe.shape[-1] * unit_px / LEAST_PX))
         self.channels = int(probe.shape[1]) * self.fold**2
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1) - 0.5, persistent=False)

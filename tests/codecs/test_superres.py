@@ -6,14 +6,17 @@ import hashlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageCms
 
 import pipeline
-from pipeline.codecs.learned import superres
+from pipeline.codecs.learned import superres, weights
 from pipeline.codecs.learned.hyperprior import Hyperprior
 from pipeline.errors import ConfigError
 from pipeline.imaging.resize import resized
 from pipeline.metrics.luma import psnr_and_ssim
+from pipeline.nn.spec import SuperresSpec
+from pipeline.nn.superres import SuperResolver, freeze
 from tests.codecs import made_static
 
 
@@ -44,6 +47,31 @@ def test_tiles_leave_no_seams(monkeypatch):
     network = superres.enlarger(superres.require_scale(2), "cpu")
     whole = network(rgb, 60.0)
     monkeypatch.setattr(enlarging, "TILE_PX", 48)
+    assert np.abs(network(rgb, 60.0).astype(int) - whole).max() <= 1
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        SuperresSpec(scale=3, width=8, blocks=12),
+        SuperresSpec(trunk="codec", width=8, latent=48),
+        SuperresSpec(trunk="backbone", backbone="mobilenet_v2", layer="features.1", width=8),
+    ],
+    ids=lambda spec: spec.trunk,
+)
+def test_no_trunk_leaves_seams(spec, monkeypatch):
+    from pipeline.codecs.learned import enlarging
+
+    torch.manual_seed(0)
+    model = SuperResolver(spec)
+    for parameter in model.trunk.out.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    meta = {"kind": "superres", "spec": spec.to_json(), "card": {}}
+    network = superres.built(weights.serialise(freeze(model), meta), "cpu")
+    rgb = made_static.photos()[2][:39, :389]
+    whole = network(rgb, 60.0)
+    assert np.abs(whole.astype(int) - resized(rgb, *whole.shape[:2])).mean() > 5
+    monkeypatch.setattr(enlarging, "TILE_PX", 96)
     assert np.abs(network(rgb, 60.0).astype(int) - whole).max() <= 1
 
 

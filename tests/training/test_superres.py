@@ -47,7 +47,7 @@ def trained(spec: TrainSpec, pictures, out, steps: int | None = None) -> Superre
         SMALL,
         replace(SMALL, scale=3),
         replace(SMALL, scale=4, trunk="codec", latent=24, encoder_blocks=1),
-        replace(SMALL, trunk="backbone", backbone="squeezenet1_1", layer="features.2"),
+        replace(SMALL, trunk="backbone", backbone="mobilenet_v2", layer="features.1"),
     ],
     ids=lambda spec: f"{spec.trunk}-{spec.scale}x",
 )
@@ -59,6 +59,11 @@ def test_every_trunk_starts_as_bicubic(spec, pictures):
     ours = (x_hat[0].permute(1, 2, 0) * 255).round().clamp(0, 255).numpy()
     theirs = resized(picture, spec.scale * 37, spec.scale * 50).astype(int)
     assert np.abs(ours - theirs)[12:-12, 12:-12].max() <= 1
+
+
+def test_a_backbone_off_the_grid_of_pixels_is_refused():
+    with pytest.raises(ConfigError, match=r"'features\.2' of squeezenet1_1 are not a whole number of pixels apart"):
+        SuperResolver(replace(SMALL, trunk="backbone", backbone="squeezenet1_1", layer="features.2"))
 
 
 def test_it_learns_to_beat_bicubic(pictures, tmp_path):
