@@ -53,6 +53,7 @@ def _is_shown(browser):
     assert all(int(image.get_attribute("naturalWidth")) == 256 for image in shown)
     restored, bicubic, source = (image.rect for image in shown)
     assert (restored["x"], restored["y"]) == (bicubic["x"], bicubic["y"])
+    assert (source["width"], source["height"]) == (restored["width"], restored["height"])
     assert source["y"] >= restored["y"] + restored["height"]
     for key, hidden in ((Keys.HOME, "100%"), (Keys.END, "0%")):
         exhibit.find_element(By.TAG_NAME, "input").send_keys(key)
