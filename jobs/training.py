@@ -57,7 +57,7 @@ def trainer_for(settings: TrainConfig, photos: list[np.ndarray], held_out: list[
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = settings.device if settings.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    return trainer_of(settings.run, photos, Path(settings.out), device, held_out)
+    return trainer_of(settings.run)(settings.run, photos, Path(settings.out), device, held_out)
 
 
 def fit(settings: TrainConfig, photos: list[np.ndarray], held_out: list[np.ndarray] | None) -> Trainer:

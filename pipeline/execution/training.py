@@ -101,8 +101,8 @@ def _work(settings: dict[str, Any]) -> None:
     torch.set_num_threads(settings["threads"])
     photos = _photos(PHOTOS, settings["limit_mpx"])
     held_out = _photos(HELD_OUT, settings["limit_mpx"]) if settings[HELD_OUT] else None
-    out = Path(settings["out"])
-    trainer = trainer_of(settings["spec"], photos, out, settings["device"], held_out)
+    spec, out = settings["spec"], Path(settings["out"])
+    trainer = trainer_of(spec)(spec, photos, out, settings["device"], held_out)
     context = ray.train.get_context()
     if context.get_world_rank():
         trainer.run(lambda record: None)

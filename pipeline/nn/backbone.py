@@ -42,6 +42,8 @@ class Backbone(nn.Module):
             raise ConfigError(
                 f"run.model.layer: {layer!r} of {name} is no map of features; name one before its pooling"
             )
+        self.exact = LEAST_PX % small.shape[-1] == 0
+        """Whether features lie on a grid of whole pixels, wherever a picture is cut."""
         per_least_px = large.shape[-1] - small.shape[-1]
         self.fold = max(1, round(per_least_px * unit_px / LEAST_PX))
         self.on_grid = per_least_px * unit_px == self.fold * LEAST_PX

@@ -191,7 +191,8 @@ class SuperresSpec(_Spec):
     @property
     def halo_px(self) -> int:
         """How many low-resolution pixels around its own a pixel may look at; a multiple of 16."""
-        return 128 if self.trunk == "codec" else 16 * -(-(2 * self.blocks + 8) // 16)
+        # Classifiers look far, and continue what is smaller than `backbone.LEAST_PX`; windows are never that small.
+        return 16 * -(-(2 * self.blocks + 8) // 16) if self.trunk == "pixels" else 128
 
 
 def _halo(reach_px: int) -> int:

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pipeline.errors import ConfigError
 from pipeline.nn.backbone import Backbone
 from pipeline.nn.hyperprior import pad_to
 from pipeline.nn.layers import QualityTable
@@ -64,11 +65,23 @@ class PixelTrunk(nn.Module):
 
 
 class BackboneTrunk(PixelTrunk):
-    """The same behind features of a classifier, which see every pixel."""
+    """The same behind features of a classifier, brought to one a pixel.
+
+    Raises:
+        ConfigError: the layer lies on no grid of whole pixels, so that tiles would not fit together.
+    """
 
     def _entry(self, spec: SuperresSpec) -> nn.Module:
         features = Backbone(spec.backbone, spec.layer, unit_px=1)
+        if not features.exact:
+            raise ConfigError(
+                f"run.model.layer: features of {spec.layer!r} of {spec.backbone} are not a whole number of pixels "
+                "apart, and tiles of large pictures would not fit together; expected a layer as of vgg16 or resnet18"
+            )
         return nn.Sequential(features, Unit(features.channels), nn.Conv2d(features.channels, spec.width, 1))
+
+    def forward(self, x: Tensor, level: Tensor) -> Tensor:
+        return super().forward(pad_to(x, 16), level)[:, :, : self.scale * x.shape[2], : self.scale * x.shape[3]]
 
     @property
     def features(self) -> Backbone:

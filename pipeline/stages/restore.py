@@ -44,8 +44,8 @@ class Enlargement:
     def __post_init__(self) -> None:
         if self.scale == 1 and self.model is not None:
             raise ConfigError(f"--superres {self.model}: nothing is to be enlarged; give its --scale, too")
-        if self.scale != 1 and self.model is None:
-            superres.require_scale(self.scale)
+        if self.scale != 1:
+            superres.chosen(self.scale, self.model)
 
     def of(self, picture: Picture, quality: float) -> Picture:
         if self.scale == 1:

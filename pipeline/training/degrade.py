@@ -70,8 +70,8 @@ class Degrade:
 
 
 def blurred(x: Tensor, sigma_px: float) -> Tensor:
-    """Gaussian blur of (B, 3, H, W), edges mirrored."""
-    reach = max(1, round(3 * sigma_px))
+    """Gaussian blur of (B, 3, H, W), edges mirrored, cut off where the mirror image ends."""
+    reach = min(max(1, round(3 * sigma_px)), *(side - 1 for side in x.shape[-2:]))
     taps = torch.exp(-0.5 * (torch.arange(-reach, reach + 1, device=x.device) / max(sigma_px, 1e-3)) ** 2)
     taps = (taps / taps.sum()).to(x)
     x = F.pad(x, (reach, reach, reach, reach), mode="reflect")

@@ -69,6 +69,7 @@ class Trainer:
         held_out: list[np.ndarray] | None = None,
     ) -> None:
         self.spec, self.out, self.device, self.group = spec, out, torch.device(device), Group()
+        self._prepare()
         held = held_out or photos[:: max(1, len(photos) // spec.holdout)][: spec.holdout]
         held_ids = {id(p) for p in held}
         self.holdout = [centre_crop(p) for p in held]
@@ -95,6 +96,9 @@ class Trainer:
         if not fresh:
             self._restore(checkpoint.load(out / "checkpoint.pt", self.device))
         self._healthy = self._weights()
+
+    def _prepare(self) -> None:
+        """What a kind of trainer needs besides, before there is a model; codecs need nothing."""
 
     def _start(self) -> None:
         """Weights of step 0: a frozen model, or the linear start of the model's kind."""

@@ -88,6 +88,11 @@ class DegradeSpec:
                 f"run.degrade: shares are codec {self.codec} and realistic {self.realistic}; "
                 "expected numbers from 0 that sum to at most 1"
             )
+        if min(self.blur_px, self.noise) < 0 or not 1 <= self.jpeg <= 100:
+            raise ConfigError(
+                f"run.degrade: blur_px {self.blur_px}, noise {self.noise}, jpeg {self.jpeg}; "
+                "expected strengths from 0 and a quality in [1, 100]"
+            )
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -20,7 +19,6 @@ from pipeline.nn.superres import BackboneTrunk, CodecTrunk, enlarged
 from pipeline.training import backbones, losses
 from pipeline.training.degrade import Degrade, eight_bits, reduced
 from pipeline.training.loop import Trainer
-from pipeline.training.spec import TrainSpec
 
 FLAT_MSE = 10.0
 """Added to the error of bicubic, so that flat crops do not weigh without bounds."""
@@ -30,16 +28,8 @@ CODED_LEVEL = 0.2
 class SuperresTrainer(Trainer):
     """Crops are the high resolution; `degrade` makes of them what the network sees."""
 
-    def __init__(
-        self,
-        spec: TrainSpec,
-        photos: list[np.ndarray],
-        out: Path,
-        device: str = "cpu",
-        held_out: list[np.ndarray] | None = None,
-    ) -> None:
-        self.sizes = cast(SuperresSpec, spec.model)
-        super().__init__(spec, photos, out, device, held_out)
+    def _prepare(self) -> None:
+        spec, self.sizes = self.spec, cast(SuperresSpec, self.spec.model)
         codec = coder_of(spec.degrade.model).to(self.device) if spec.degrade.codec else None
         self.degrade = Degrade(spec.degrade, self.sizes.scale, spec.seed, codec)
 

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
-
 from pipeline.nn.spec import SuperresSpec
 from pipeline.training.loop import Trainer
 from pipeline.training.spec import TrainSpec
 
 
-def trainer_of(
-    spec: TrainSpec,
-    photos: list[np.ndarray],
-    out: Path,
-    device: str = "cpu",
-    held_out: list[np.ndarray] | None = None,
-) -> Trainer:
+def trainer_of(spec: TrainSpec) -> type[Trainer]:
+    """The class, to be given the spec and the photos."""
     if isinstance(spec.model, SuperresSpec):
         from pipeline.training.superres import SuperresTrainer
 
-        return SuperresTrainer(spec, photos, out, device, held_out)
-    return Trainer(spec, photos, out, device, held_out)
+        return SuperresTrainer
+    return Trainer

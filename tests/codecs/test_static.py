@@ -34,9 +34,10 @@ class _Made(CodecContract):
     recognisable_db = 18.0  # models here are started and not trained
 
     @pytest.fixture(autouse=True, scope="class")
-    def _model(self, request, tmp_path_factory):
-        model_id = made_static.opened(self.made, tmp_path_factory.mktemp("model"))
-        request.cls.codec = CODECS[self.made](QUALITY, model_id)
+    @classmethod
+    def _model(cls, tmp_path_factory):
+        model_id = made_static.opened(cls.made, tmp_path_factory.mktemp("model"))
+        cls.codec = CODECS[cls.made](QUALITY, model_id)
 
     def test_more_quality_is_more_bytes(self):
         picture = colour_picture()

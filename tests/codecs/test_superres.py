@@ -6,14 +6,17 @@ import hashlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageCms
 
 import pipeline
-from pipeline.codecs.learned import superres
+from pipeline.codecs.learned import superres, weights
 from pipeline.codecs.learned.hyperprior import Hyperprior
 from pipeline.errors import ConfigError
 from pipeline.imaging.resize import resized
 from pipeline.metrics.luma import psnr_and_ssim
+from pipeline.nn.spec import SuperresSpec
+from pipeline.nn.superres import SuperResolver, freeze
 from tests.codecs import made_static
 
 
@@ -47,6 +50,31 @@ def test_tiles_leave_no_seams(monkeypatch):
     assert np.abs(network(rgb, 60.0).astype(int) - whole).max() <= 1
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        SuperresSpec(scale=3, width=8, blocks=12),
+        SuperresSpec(trunk="codec", width=8, latent=48),
+        SuperresSpec(trunk="backbone", backbone="mobilenet_v2", layer="features.1", width=8),
+    ],
+    ids=lambda spec: spec.trunk,
+)
+def test_no_trunk_leaves_seams(spec, monkeypatch):
+    from pipeline.codecs.learned import enlarging
+
+    torch.manual_seed(0)
+    model = SuperResolver(spec)
+    for parameter in model.trunk.out.parameters():
+        torch.nn.init.normal_(parameter, std=0.05)
+    meta = {"kind": "superres", "spec": spec.to_json(), "card": {}}
+    network = superres.built(weights.serialise(freeze(model), meta), "cpu")
+    rgb = made_static.photos()[2][:39, :389]
+    whole = network(rgb, 60.0)
+    assert np.abs(whole.astype(int) - resized(rgb, *whole.shape[:2])).mean() > 5
+    monkeypatch.setattr(enlarging, "TILE_PX", 96)
+    assert np.abs(network(rgb, 60.0).astype(int) - whole).max() <= 1
+
+
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 7), (33, 2)])
 def test_any_size_comes_back_twice_as_large(height, width):
     rgb = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -63,7 +91,7 @@ def test_scales_that_nobody_trained_are_refused_in_one_sentence(tmp_path):
     with pytest.raises(ConfigError, match=r"scale 3: this installation has super-resolvers for 2x; train one") as told:
         superres.restore(np.zeros((8, 8, 3), np.uint8), scale=3)
     assert "\n" not in str(told.value)
-    with pytest.raises(ConfigError, match="enlarges 2x; asked for 4x"):
+    with pytest.raises(ConfigError, match=r"scale 4: super-resolver \w+ enlarges 2x"):
         superres.restore(np.zeros((8, 8, 3), np.uint8), scale=4, model=superres.require_scale(2))
     with pytest.raises(ConfigError, match="quality is 101"):
         superres.restore(np.zeros((8, 8, 3), np.uint8), quality=101)

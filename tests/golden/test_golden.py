@@ -18,7 +18,7 @@ PAYLOADS = sorted(FOLDER.glob("*.spx"))
 WEIGHTS = Path(__file__).parent / "weights"  # of models that came with the package once; archives carry theirs
 
 
-@pytest.mark.parametrize("codec", codecs())
+@pytest.mark.parametrize("codec", list(codecs()))
 def test_every_default_model_has_golden_payloads(codec):
     assert any(path.name.startswith(weights.default_model_id(codec)) for path in PAYLOADS)
 

@@ -116,7 +116,7 @@ def test_an_unknown_kind_and_a_key_of_another_kind_are_named(capsys):
 
 
 @pytest.mark.parametrize(
-    "name", ["transfer", "tile-autoencoder", "conv", "sweep", "finetune", "perceptual", "flagship"]
+    "name", ["transfer", "tile-autoencoder", "conv", "sweep", "finetune", "perceptual", "flagship", "superres"]
 )
 def test_every_config_that_ships_is_one_that_can_be_read(name):
     from pathlib import Path
@@ -156,6 +156,10 @@ def test_a_super_resolver_is_trained_listed_and_restores(few, tmp_path, capsys):
     assert restore(arguments) == 2
     said = capsys.readouterr().err
     assert "scale 3: this installation has super-resolvers for 2x" in said
+    assert len(said.splitlines()) == 1
+    assert restore([*arguments[:-1], "2", "--superres", str(model)]) == 2
+    said = capsys.readouterr().err
+    assert "enlarges 3x" in said
     assert len(said.splitlines()) == 1
     assert restore([*arguments, "--superres", str(model)]) == 0
     with Image.open(next((tmp_path / "out").glob("*.png"))) as image:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from jobs import report
 from pipeline.codecs.learned import superres
 from pipeline.imaging.resize import resized
 from pipeline.metrics.luma import psnr_and_ssim
@@ -12,6 +13,7 @@ from pipeline.report import enlarged, pictures
 from pipeline.report.options import PageOptions
 from pipeline.report.page import Page, render
 from pipeline.report.results_page import results_page
+from tests.report.browser import opened
 
 
 def test_a_page_shows_source_bicubic_and_restored(measured_folder):
@@ -28,6 +30,34 @@ def test_a_page_shows_source_bicubic_and_restored(measured_folder):
             assert picture in html
     none = results_page(measured_folder, PageOptions(worst=0, superres=0))
     assert not [each for each in none.sections if each.title.startswith("Restored")]
+
+
+def test_the_page_of_jobs_report_shows_bicubic_and_restored_under_a_slider_and_the_source_below(
+    measured_folder, tmp_path
+):
+    path = tmp_path / "page.html"
+    assert report.main(["--results", measured_folder, "--out", str(path), "--worst", "0", "--superres", "1"]) == 0
+    with opened(path) as browser:
+        _is_shown(browser)
+        assert browser.get_log("browser") == []
+
+
+def _is_shown(browser):
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    exhibit = browser.find_element(By.CSS_SELECTOR, ".exhibit")
+    assert [tag.text for tag in exhibit.find_elements(By.CSS_SELECTOR, ".tag")] == ["bicubic", "restored"]
+    shown = exhibit.find_elements(By.TAG_NAME, "img")
+    assert [image.get_attribute("alt").rpartition(", ")[2] for image in shown] == ["restored", "bicubic", "source"]
+    assert all(int(image.get_attribute("naturalWidth")) == 256 for image in shown)
+    restored, bicubic, source = (image.rect for image in shown)
+    assert (restored["x"], restored["y"]) == (bicubic["x"], bicubic["y"])
+    assert (source["width"], source["height"]) == (restored["width"], restored["height"])
+    assert source["y"] >= restored["y"] + restored["height"]
+    for key, hidden in ((Keys.HOME, "100%"), (Keys.END, "0%")):
+        exhibit.find_element(By.TAG_NAME, "input").send_keys(key)
+        assert shown[1].value_of_css_property("clip-path").split()[1] == hidden
 
 
 def test_the_window_is_that_of_the_whole_picture_restored(photos, monkeypatch):

@@ -15,7 +15,7 @@ from pipeline.metrics import distortion
 from pipeline.nn.spec import HyperpriorSpec, SuperresSpec
 from pipeline.nn.superres import SuperResolver, enlarged
 from pipeline.training import export, losses
-from pipeline.training.degrade import Degrade, reduced
+from pipeline.training.degrade import Degrade, blurred, eight_bits, reduced
 from pipeline.training.spec import BackboneSpec, DegradeSpec, LossSpec, TrainSpec
 from pipeline.training.superres import SuperresTrainer, coder_of
 from pipeline.training.tasks import trainer_of
@@ -34,7 +34,7 @@ def pictures() -> list[np.ndarray]:
 
 
 def trained(spec: TrainSpec, pictures, out, steps: int | None = None) -> SuperresTrainer:
-    trainer = trainer_of(spec, pictures, out)
+    trainer = trainer_of(spec)(spec, pictures, out)
     assert isinstance(trainer, SuperresTrainer)
     for _ in range(spec.steps - trainer.step if steps is None else steps):
         trainer.train_step()
@@ -47,7 +47,7 @@ def trained(spec: TrainSpec, pictures, out, steps: int | None = None) -> Superre
         SMALL,
         replace(SMALL, scale=3),
         replace(SMALL, scale=4, trunk="codec", latent=24, encoder_blocks=1),
-        replace(SMALL, trunk="backbone", backbone="squeezenet1_1", layer="features.2"),
+        replace(SMALL, trunk="backbone", backbone="mobilenet_v2", layer="features.1"),
     ],
     ids=lambda spec: f"{spec.trunk}-{spec.scale}x",
 )
@@ -59,6 +59,11 @@ def test_every_trunk_starts_as_bicubic(spec, pictures):
     ours = (x_hat[0].permute(1, 2, 0) * 255).round().clamp(0, 255).numpy()
     theirs = resized(picture, spec.scale * 37, spec.scale * 50).astype(int)
     assert np.abs(ours - theirs)[12:-12, 12:-12].max() <= 1
+
+
+def test_a_backbone_off_the_grid_of_pixels_is_refused():
+    with pytest.raises(ConfigError, match=r"'features\.2' of squeezenet1_1 are not a whole number of pixels apart"):
+        SuperResolver(replace(SMALL, trunk="backbone", backbone="squeezenet1_1", layer="features.2"))
 
 
 def test_it_learns_to_beat_bicubic(pictures, tmp_path):
@@ -81,7 +86,9 @@ def test_a_killed_run_goes_on_as_if_it_had_never_stopped(pictures, tmp_path):
 JUDGE = {"judge": "squeezenet1_1", "layer": "features.2", "judge_weights": BackboneSpec("none")}
 
 
-@pytest.mark.parametrize("loss", [{"kind": "ssim"}, {"kind": "mixed-ssim"}, {"perceptual": 0.1, **JUDGE}], ids=str)
+@pytest.mark.parametrize(
+    "loss", [{"kind": "ssim"}, {"kind": "mixed-ssim"}, {"perceptual": 0.1, **JUDGE}, {"adversarial": 0.1}], ids=str
+)
 def test_losses_teach(loss, pictures, tmp_path):
     trainer = trained(replace(SPEC, steps=2, loss=LossSpec(**loss)), pictures, tmp_path)
     assert trainer.skipped == 0
@@ -118,6 +125,28 @@ def test_degradations_do_not_depend_on_how_a_batch_is_shared(pictures):
     assert whole.shape == (4, 3, 32, 32)
 
 
+@pytest.mark.parametrize("only", [{"blur_px": 1.0}, {"noise": 20.0}, {"jpeg": 5.0}], ids=str)
+def test_blur_noise_and_jpeg_each_take_more_the_lower_the_level(only, pictures):
+    x = torch.from_numpy(pictures[3][128:192, :96].copy()).permute(2, 0, 1)[None].float() / 255
+    none = {"blur_px": 0.0, "noise": 0.0, "jpeg": 100.0}
+
+    def errors(strengths: dict[str, float]) -> np.ndarray:
+        degrade = Degrade(DegradeSpec(realistic=1.0, **strengths), 2, 0, None)
+        found = [degrade(x, step) for step in range(60)]
+        assert all(torch.equal(low, eight_bits(low)) for low, _ in found)
+        squares = [float((low - reduced(x, 2)).square().mean()) for low, _ in found]
+        return np.array(squares)[np.argsort([float(level) for _, level in found])]
+
+    more = errors(none | only) - errors(none)
+    assert more[:20].mean() > 1e-3
+    assert more[:20].mean() > 5 * np.abs(more[40:]).mean()
+
+
+def test_crops_smaller_than_the_blur_are_blurred_all_the_same():
+    assert blurred(torch.rand(1, 3, 9, 40), 20.0).shape == (1, 3, 9, 40)
+    assert torch.equal(blurred(torch.ones(1, 3, 1, 1), 2.0), torch.ones(1, 3, 1, 1))
+
+
 def test_coded_pictures_are_worse_the_lower_the_level(pictures):
     x = torch.from_numpy(np.stack(pictures[:2])).permute(0, 3, 1, 2).float() / 255
     degrade = Degrade(DegradeSpec(codec=1.0), 2, 0, coder_of("default"))
@@ -126,9 +155,18 @@ def test_coded_pictures_are_worse_the_lower_the_level(pictures):
     assert bad > 4 * good > 0
 
 
-def test_shares_beyond_the_whole_are_refused():
-    with pytest.raises(ConfigError, match="sum to at most 1"):
-        DegradeSpec(codec=0.7, realistic=0.4)
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"codec": 0.7, "realistic": 0.4}, "sum to at most 1"),
+        ({"noise": -1.0}, r"blur_px 1.0, noise -1.0, jpeg 10.0; expected .* from 0 and a quality in \[1, 100\]"),
+        ({"jpeg": 101.0}, "jpeg 101.0"),
+    ],
+    ids=str,
+)
+def test_degradations_that_cannot_be_are_refused(wrong, said):
+    with pytest.raises(ConfigError, match=said):
+        DegradeSpec(**wrong)
 
 
 def test_a_trunk_takes_over_the_codec_and_names_sizes_that_do_not_fit(pictures, tmp_path):
@@ -182,7 +220,7 @@ def test_enlarging_is_fp32_whatever_is_around_it():
 
 
 def test_two_workers_make_of_their_halves_what_one_makes_of_the_batch(pictures, tmp_path):
-    """What each sees of a batch and what it costs; how gradients meet is the same for every kind of model."""
+    """What each sees of a batch and what it costs; `tests/execution/test_training.py` has real workers."""
     trainer = trained(SPEC, pictures, tmp_path)
     x = trainer.crops.batch(4, 64).float() / 255
     whole, _, x_hat = trainer._loss(x, torch.zeros(4))
@@ -190,5 +228,5 @@ def test_two_workers_make_of_their_halves_what_one_makes_of_the_batch(pictures, 
     for rank in range(2):
         trainer.group.rank = rank
         halves.append(trainer._loss(x[2 * rank : 2 * rank + 2], torch.zeros(2)))
-    assert float(whole) == pytest.approx(sum(float(half[0]) for half in halves) / 2, rel=1e-5)
+    assert whole.item() == pytest.approx(sum(half[0].item() for half in halves) / 2, rel=1e-5)
     assert torch.allclose(x_hat, torch.cat([half[2] for half in halves]), atol=1e-5)

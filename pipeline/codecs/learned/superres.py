@@ -101,6 +101,21 @@ def require_scale(scale: int) -> str:
     return known[scale]
 
 
+def chosen(scale: int, model: str | None = None) -> str:
+    """The id of the super-resolver that enlarges by `scale`: `model`, an id or a file, or the default one.
+
+    Raises:
+        ConfigError: there is none, or it enlarges by another factor.
+        BitstreamError: it is no super-resolver's file.
+    """
+    if model is None:
+        return require_scale(scale)
+    model_id = open_model(model)
+    if (found := parse(packaged_bytes(model_id)).spec.scale) != scale:
+        raise ConfigError(f"scale {scale}: super-resolver {model} enlarges {found}x; ask for that, or name another")
+    return model_id
+
+
 def open_model(model: str) -> str:
     """The id of a super-resolver named by its id, or by the path or URI of its file, which this process then knows."""
     found = weights.read_named(model)
@@ -142,10 +157,7 @@ def restore(
     """
     if not 0 <= quality <= CLEAN:
         raise ConfigError(f"restore: quality is {quality}; expected a number in [0, 100]")
-    found = enlarger(require_scale(scale) if model is None else open_model(model), device)
-    if found.scale != scale:
-        raise ConfigError(f"restore: model {model} enlarges {found.scale}x; asked for {scale}x")
-    return found(rgb, quality)
+    return enlarger(chosen(scale, model), device)(rgb, quality)
 
 
 Weights = Callable[[str], bytes]
