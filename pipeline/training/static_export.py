@@ -88,12 +88,18 @@ def _order(model: FrozenModel, crops: Sequence[np.ndarray]) -> np.ndarray:
 
 @torch.no_grad()
 def require_agreement(model: StaticCompressor, frozen: FrozenModel, crops: Sequence[np.ndarray]) -> None:
-    """Compare scales, and the pictures at the middle quality, of the float and the frozen model."""
+    """Compare scales, and pictures, of the float and the frozen model.
+
+    At the middle quality; uniform codes at the highest, where the frozen model, too, sends every channel.
+    """
     base = model.log2_base.table.detach().double().cpu().numpy().clip(LOG2_SIGMA_MIN, LOG2_SIGMA_MAX)
     exact = (frozen.arrays["log2_base"] / static.LOG2_SIGMA_UNITS).clip(LOG2_SIGMA_MIN, LOG2_SIGMA_MAX)
     off_scale = float(np.abs(exact - base).max())
-    networks = StaticNetworks(frozen, "cpu")
-    pairs = [(_float_mse(model, crop), mse(crop, networks.analyse(crop, 5_000, False, 0)[1])) for crop in crops]
+    networks, quality = StaticNetworks(frozen, "cpu"), 0.5 if model.spec.num_bits is None else 1.0
+    centi = round(quality * integer.QUALITY_UNITS)
+    pairs = [
+        (_float_mse(model, crop, quality), mse(crop, networks.analyse(crop, centi, False, 0)[1])) for crop in crops
+    ]
     ours, theirs = (float(np.mean(part)) for part in zip(*pairs, strict=True))
     # Rounding to 8 bits alone is worth an MSE of 1/12.
     off = abs(theirs - ours) / (ours + 1 / 12)
@@ -105,9 +111,9 @@ def require_agreement(model: StaticCompressor, frozen: FrozenModel, crops: Seque
         )
 
 
-def _float_mse(model: StaticCompressor, crop: np.ndarray) -> float:
+def _float_mse(model: StaticCompressor, crop: np.ndarray, quality: float) -> float:
     x: Tensor = torch.from_numpy(crop.copy()).permute(2, 0, 1)[None].float() / 255
-    x_hat = model(x, torch.tensor([0.5])).x_hat.clamp(0, 1)
+    x_hat = model(x, torch.tensor([quality])).x_hat.clamp(0, 1)
     return float(((x_hat - x) * 255).square().mean())
 
 
