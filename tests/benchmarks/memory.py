@@ -1,9 +1,10 @@
 """Peak memory of a run and of everything it starts: 1x, 10x and 50x the sample photos, and one giant.
 
-    python -m tests.benchmarks.memory [--codec cnn] [--times 1 10 50] [--giant-mpx 200]
+    python -m tests.benchmarks.memory [--codec cnn] [--times 1 10 50] [--giant-mpx 200] [key=value ...]
 
-The photos are repeated under new names. Memory is the sum of proportional set sizes of the process tree, sampled once
-a second: pages that processes share count once. The limit for one image is `limits.memory_mb` of the config.
+Settings are those of the job: `codec.effort=0` is faster and takes the same memory. The photos are repeated under new
+names. Memory is the sum of proportional set sizes of the process tree, sampled once a second: pages that processes share
+count once. The limit for one image is `limits.memory_mb` of the config.
 """
 
 from __future__ import annotations
@@ -34,26 +35,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--codec", default="cnn")
     parser.add_argument("--times", type=int, nargs="*", default=[1, 10, 50])
     parser.add_argument("--giant-mpx", type=float, default=200.0)
-    options = parser.parse_args(words)
+    parser.add_argument("settings", nargs="*", metavar="key=value")
+    options = parser.parse_intermixed_args(words)
+    settings = [f"codec.name={options.codec}", "floor.psnr_db=0", *options.settings]
     photos, rows = images_in(PHOTOS), []
     with tempfile.TemporaryDirectory(prefix="memory-") as folder:
         for times in options.times:
             source = repeated(photos, Path(folder) / f"{times}x", times)
-            rows.append(run(f"{times}x", source, Path(folder) / f"archive-{times}x", options.codec))
+            rows.append(run(f"{times}x", source, Path(folder) / f"archive-{times}x", options.codec, settings))
         if options.giant_mpx:
             source = giant(photos[0], Path(folder) / "giant", options.giant_mpx)
             name = f"one of {options.giant_mpx:g} MPix"
-            rows.append(run(name, source, Path(folder) / "archive-giant", options.codec))
+            rows.append(run(name, source, Path(folder) / "archive-giant", options.codec, settings))
     print(table(rows))
     print(f"\nlimits.memory_mb, for one image: {RecompressLimits().memory_mb}")
     print(f"\n{conditions('tests.benchmarks.memory', words, str(usable_cpus()), data_set(photos))}")
     return 0
 
 
-def run(name: str, source: Path, archive: Path, codec: str) -> dict[str, str]:
+def run(name: str, source: Path, archive: Path, codec: str, settings: Sequence[str]) -> dict[str, str]:
     """A row of the table: one `jobs.recompress` of `source`."""
     command = [sys.executable, "-m", "jobs.recompress", "--source", str(source), "--archive", str(archive), "--json"]
-    watched = watch([*command, f"codec.name={codec}", "floor.psnr_db=0"])
+    watched = watch([*command, *settings])
     ended = Archive(str(archive)).metrics(["status", "codec", "width", "height"]).to_pylist()
     mpx = sum((row["width"] or 0) * (row["height"] or 0) for row in ended) / 1e6
     coded = sum(row["codec"] == codec for row in ended)
