@@ -3,8 +3,8 @@
     python -m tests.benchmarks.memory [--codec cnn] [--times 1 10 50] [--giant-mpx 200] [key=value ...]
 
 Settings are those of the job: `codec.effort=0` is faster and takes the same memory. The photos are repeated under new
-names. Memory is the sum of proportional set sizes of the process tree, sampled once a second: pages that processes share
-count once. The limit for one image is `limits.memory_mb` of the config.
+names. Memory is the sum of proportional set sizes of the process tree, sampled once a second: pages that processes
+share count once. The limit for one image is `limits.memory_mb` of the config.
 """
 
 from __future__ import annotations
