@@ -50,7 +50,9 @@ def compared(runs: dict[str, list[Point]], column: str) -> str:
     end = max(getattr(points[-1], column) for points in runs.values())
     marks = [end * k / POINTS for k in range(1, POINTS + 1)]
     rows = (
-        {column: f"{mark:.0f}"} | {name: at(points, column, mark) for name, points in runs.items()} for mark in marks
+        {column: f"{mark:.0f}" if column == "step" else f"{mark:.1f}"}
+        | {name: at(points, column, mark) for name, points in runs.items()}
+        for mark in marks
     )
     return table(rows)
 
