@@ -198,13 +198,16 @@ def reduced_rank(features: np.ndarray, pixels: np.ndarray, rank: int) -> Linear:
 def _slopes(f: np.ndarray, x: np.ndarray) -> np.ndarray:
     """Ridge regression of x (n, P) on f (n, F) of unit variance, as strong as predicts a held-out fifth best."""
 
-    def solved(rows: slice, ridge: float) -> np.ndarray:
-        gram = f[rows].T @ f[rows] / len(f[rows])
-        return np.linalg.solve(gram + ridge * np.eye(len(gram)), f[rows].T @ x[rows] / len(f[rows]))
+    fifth = len(f) // 5
+    held, kept = ((f[rows].T @ f[rows], f[rows].T @ x[rows]) for rows in (slice(fifth), slice(fifth, None)))
 
-    kept, held = slice(len(f) // 5, None), slice(len(f) // 5)
-    best = min(RIDGES, key=lambda ridge: float(np.square(f[held] @ solved(kept, ridge) - x[held]).sum()))
-    return solved(slice(None), best)
+    def solved(gram: np.ndarray, cross: np.ndarray, count: int, ridge: float) -> np.ndarray:
+        return np.linalg.solve(gram + count * ridge * np.eye(len(gram)), cross)
+
+    def missed(ridge: float) -> float:
+        return float(np.square(f[:fifth] @ solved(*kept, len(f) - fifth, ridge) - x[:fifth]).sum())
+
+    return solved(held[0] + kept[0], held[1] + kept[1], len(f), min(RIDGES, key=missed))
 
 
 def reach_of(spec: StaticSpec) -> int | None:
