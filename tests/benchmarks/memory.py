@@ -60,6 +60,7 @@ def run(name: str, source: Path, archive: Path, codec: str, settings: Sequence[s
     ended = Archive(str(archive)).metrics(["status", "codec", "width", "height"]).to_pylist()
     mpx = sum((row["width"] or 0) * (row["height"] or 0) for row in ended) / 1e6
     coded = sum(row["codec"] == codec for row in ended)
+    print(f"{name}: {watched.peak_mib:.0f} MiB", file=sys.stderr)
     return {"run": name, "images": str(len(ended)), "MPix": f"{mpx:.0f}", f"coded by {codec}": str(coded)} | {
         "peak MiB": f"{watched.peak_mib:.0f}",
         "processes": str(watched.processes),
