@@ -88,7 +88,7 @@ class TransferSpec(StaticSpec):
     """A torchvision classifier, cut at a named layer, as the encoder; a decoder of `blocks` at an eighth."""
 
     backbone: str = "vgg16"
-    layer: str = "features.15"
+    layer: str = "features.3"
     width: int = 96
     blocks: int = 4
     kind: Literal["transfer"] = "transfer"

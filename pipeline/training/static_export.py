@@ -101,8 +101,8 @@ def require_agreement(model: StaticCompressor, frozen: FrozenModel, crops: Seque
         (_float_mse(model, crop, quality), mse(crop, networks.analyse(crop, centi, False, 0)[1])) for crop in crops
     ]
     ours, theirs = (float(np.mean(part)) for part in zip(*pairs, strict=True))
-    # Rounding to 8 bits alone is worth an MSE of 1/12. Better is no fault: tables know the centroids of their bins.
-    off = (theirs - ours) / (ours + 1 / 12)
+    # Rounding to 8 bits alone is worth an MSE of 1/12.
+    off = abs(theirs - ours) / (ours + 1 / 12)
     if not off_scale <= SCALE_TOLERANCE or not off <= DISTORTION_TOLERANCE:
         raise TrainingError(
             f"export: scales as integers are off by {off_scale:.4f} octaves and the frozen model's MSE is {theirs:.3f} "

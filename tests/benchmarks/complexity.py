@@ -15,10 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 
 from pipeline.codecs.learned import weights
 from pipeline.nn import integer
+from pipeline.nn.complexity import macs
 from pipeline.nn.freeze import FrozenTransforms
 from pipeline.nn.spec import HyperpriorSpec
 from tests.benchmarks.conditions import conditions, table
@@ -52,29 +52,11 @@ def complexity_of(model: weights.FrozenModel, side_px: int = SIDE_PX) -> Complex
     y = torch.zeros(1, model.spec["latent"], side_px // 16, side_px // 16)
     z = np.zeros((model.spec["hyper"], side_px // 64, side_px // 64))
     return Complexity(
-        g_a=_macs(transforms.g_a, torch.zeros(1, 3, side_px, side_px), quality) / pixels / 1e3,
-        h_a=_macs(transforms.h_a, y) / pixels / 1e3,
-        g_s=_macs(transforms.g_s, y, quality) / pixels / 1e3,
+        g_a=macs(transforms.g_a, torch.zeros(1, 3, side_px, side_px), quality) / pixels / 1e3,
+        h_a=macs(transforms.h_a, y) / pixels / 1e3,
+        g_s=macs(transforms.g_s, y, quality) / pixels / 1e3,
         h_s=_integer_macs(model.h_s, z) / pixels / 1e3,
     )
-
-
-def _macs(network: nn.Module, *inputs: torch.Tensor) -> int:
-    """Multiply-accumulates of all convolutions and linear layers in one call of `network`."""
-    counted: list[int] = []
-
-    def count(layer: nn.Module, _: object, output: torch.Tensor) -> None:
-        counted.append(output.numel() * layer.weight[0].numel())  # type: ignore[index]
-
-    layers = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-    transposed = [layer for layer in network.modules() if isinstance(layer, nn.ConvTranspose2d)]
-    if transposed:
-        raise NotImplementedError(f"{type(network).__name__}: transposed convolutions are not counted here")
-    handles = [layer.register_forward_hook(count) for layer in layers]
-    network(*inputs)
-    for handle in handles:
-        handle.remove()
-    return sum(counted)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import os
 import platform
@@ -34,6 +35,13 @@ def conditions(module: str, argv: Sequence[str], threads: str, data_set: str) ->
     """Those of this moment; folders outside the repository are named by their last part only."""
     command = shlex.join(["python", "-m", module, *(_short(word) for word in argv)])
     return Conditions(command, commit(), hardware(), threads, data_set, f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC")
+
+
+def parser_of(module: str, description: str | None) -> argparse.ArgumentParser:
+    """Of the script `module`, whose docstring is shown as it is written."""
+    return argparse.ArgumentParser(
+        prog=f"python -m {module}", description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
 
 
 def images_in(folder: Path, limit: int | None = None) -> list[Path]:

@@ -9,7 +9,6 @@ share count once. The limit for one image is `limits.memory_mb` of the config.
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import sys
 import tempfile
@@ -21,17 +20,13 @@ from PIL import Image
 
 from pipeline.archive import Archive
 from pipeline.config import RecompressLimits
-from tests.benchmarks.conditions import PHOTOS, conditions, data_set, images_in, table, usable_cpus
+from tests.benchmarks.conditions import PHOTOS, conditions, data_set, images_in, parser_of, table, usable_cpus
 from tests.benchmarks.watch import watch
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmarks.memory",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("tests.benchmarks.memory", __doc__)
     parser.add_argument("--codec", default="cnn")
     parser.add_argument("--times", type=int, nargs="*", default=[1, 10, 50])
     parser.add_argument("--giant-mpx", type=float, default=200.0)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.archive import Archive
-from tests.benchmarks.conditions import PHOTOS, conditions, data_set, images_in, table, usable_cpus
+from tests.benchmarks.conditions import PHOTOS, conditions, data_set, images_in, parser_of, table, usable_cpus
 from tests.benchmarks.watch import Watched, watch
 
 
@@ -101,11 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmarks.pipeline",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("tests.benchmarks.pipeline", __doc__)
     add = parser.add_argument
     add("--codec", default="cnn", help="any codec that takes a quality")
     add("--quality", type=float, default=60.0)

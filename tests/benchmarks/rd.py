@@ -69,11 +69,7 @@ def _conditions(words: Sequence[str], options: argparse.Namespace, images: Seque
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmarks.rd",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = conditions.parser_of("tests.benchmarks.rd", __doc__)
     add = parser.add_argument
     add("--images", type=Path, default=conditions.PHOTOS, help="folder of pictures, lossless ones for fair results")
     add("--limit", type=int, default=None, help="only the first so many pictures")

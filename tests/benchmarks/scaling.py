@@ -22,7 +22,7 @@ from pathlib import Path
 from PIL import Image
 
 from pipeline.archive import Archive
-from tests.benchmarks.conditions import PHOTOS, conditions, data_set, images_in, table, usable_cpus
+from tests.benchmarks.conditions import PHOTOS, conditions, data_set, images_in, parser_of, table, usable_cpus
 from tests.benchmarks.memory import giant
 from tests.benchmarks.plot import LogPanel, loglog_svg
 from tests.benchmarks.watch import Watched, watch
@@ -56,11 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmarks.scaling",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("tests.benchmarks.scaling", __doc__)
     add = parser.add_argument
     add("--counts", type=int, nargs="*", default=[1000, 10_000, 100_000], help="images of a run")
     add("--mpx", type=float, nargs="*", default=[1, 4, 16, 64, 200], help="megapixels of a run's one image")
@@ -121,26 +117,26 @@ def beyond(runs: Sequence[Grown]) -> Iterator[tuple[float, float, float]]:
 
 def report(small: Sequence[Grown], large: Sequence[Grown], codec: str) -> str:
     """Markdown: a table for images, a table for pixels."""
-    parts = []
-    for title, runs, unit, factor in (
-        (f"Images of {SIDE_PX} x {SIDE_PX} px, codec {codec}", small, "image", 1e3),
-        ("One image, codec cnn", large, "MPix", 1.0),
-    ):
-        costs = {size: (wall_s, cpu_s) for size, wall_s, cpu_s in beyond(runs)}
-        name = "ms" if factor == 1e3 else "s"
-        rows = []
-        for one in runs:
-            wall_s, cpu_s = costs.get(one.size, (0.0, 0.0))
-            rows.append(
-                {"images" if unit == "image" else unit: f"{one.size:,g}" if one.size < 1e6 else f"{one.size:,.0f}"}
-                | {"wall s": f"{one.run.elapsed_s:.1f}", "CPU s": f"{one.run.cpu_s:.1f}"}
-                | {f"wall {name} per further {unit}": f"{factor * wall_s / one.size:.2f}" if wall_s else "-"}
-                | {f"CPU {name} per further {unit}": f"{factor * cpu_s / one.size:.2f}" if cpu_s else "-"}
-                | {"peak MiB": f"{one.run.peak_mib:.0f}", "again, nothing to do, s": f"{one.resumed.elapsed_s:.1f}"}
-                | {"rows": f"{one.rows:,}"}
-            )
-        parts.append(f"{title}\n\n{table(rows)}")
-    return "\n\n".join(parts)
+    images = table(_rows(small, "image", "ms", 1e3))
+    pixels = table(_rows(large, "MPix", "s", 1.0))
+    return f"Images of {SIDE_PX} x {SIDE_PX} px, codec {codec}\n\n{images}\n\nOne image, codec cnn\n\n{pixels}"
+
+
+def _rows(runs: Sequence[Grown], unit: str, time_unit: str, per_s: float) -> Iterator[dict[str, str]]:
+    """Start-up first; costs of a further `unit` in `time_unit`, of which a second has `per_s`."""
+    further = {size: [f"{per_s * cost / size:.2f}" for cost in costs] for size, *costs in beyond(runs)}
+    for one in runs:
+        wall, cpu = further.get(one.size, ["-", "-"])
+        yield {
+            f"{unit}s" if unit == "image" else unit: f"{one.size:,.10g}",
+            "wall s": f"{one.run.elapsed_s:.1f}",
+            "CPU s": f"{one.run.cpu_s:.1f}",
+            f"wall {time_unit} per further {unit}": wall,
+            f"CPU {time_unit} per further {unit}": cpu,
+            "peak MiB": f"{one.run.peak_mib:.0f}",
+            "again, nothing to do, s": f"{one.resumed.elapsed_s:.1f}",
+            "rows": f"{one.rows:,}",
+        }
 
 
 def plotted(small: Sequence[Grown], large: Sequence[Grown], codec: str) -> str:

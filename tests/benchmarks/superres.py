@@ -144,11 +144,7 @@ def protocol_complaint(
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.benchmarks.superres",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = conditions.parser_of("tests.benchmarks.superres", __doc__)
     add = parser.add_argument
     add("--images", type=Path, default=conditions.PHOTOS, help="folder of pictures, lossless ones for figures to quote")
     add("--limit", type=int, default=None, help="only the first so many pictures")

@@ -18,7 +18,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-import torch
 from PIL import Image
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
@@ -143,7 +142,6 @@ def run(codec: str, source: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.mark.parametrize("codec", LIMITS)
 def test_a_chunk_takes_no_more_work_than_it_did(codec, source, tmp_path, monkeypatch):
-    torch.set_num_threads(1)
     found = work(codec, source, tmp_path, monkeypatch)
     more = [
         f"{name}: {found[name]:.4g}, at most {most:g}" for name, most in LIMITS[codec].items() if found[name] > most

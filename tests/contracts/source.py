@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -26,12 +27,12 @@ def read_all(source: Source) -> list[SourceImage]:
     return list(source.images(source.list_items()))
 
 
-class SourceContract:
+class SourceContract(ABC):
     kind: ClassVar[str]
 
+    @abstractmethod
     def put(self, root: str, number: int, images: Mapping[str, bytes]) -> list[str]:
         """Write `images` below `root`, apart from those of another `number`; the URIs written."""
-        raise NotImplementedError
 
     @pytest.fixture
     def source(self, root: str) -> Source:

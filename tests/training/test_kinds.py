@@ -97,6 +97,15 @@ def test_the_linear_start_is_the_best_prediction_through_that_many_numbers():
         reduced_rank(features, pixels, 13)
 
 
+def test_the_start_is_not_fooled_by_features_that_say_nothing():
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(900, 420))
+    pixels = features[:, :6] @ rng.normal(size=(6, 12)) + rng.normal(size=(900, 12))
+    found = reduced_rank(features[:600], pixels[:600], 12)
+    missed = (features[600:] @ found.encode.T + found.encode_bias) @ found.decode.T + found.decode_bias - pixels[600:]
+    assert np.square(missed).mean() < 2.6  # 1 is noise that nobody can predict; least squares misses by 3.4
+
+
 @pytest.mark.parametrize("kind", ["mse", "ms-ssim", "mixed"])
 def test_losses_are_zero_for_equal_pictures_and_rise_with_noise(kind):
     x = torch.rand(2, 3, 192, 192)
@@ -139,6 +148,14 @@ def test_augmentation_changes_pictures_as_told_and_repeats():
 def test_backbones_of_other_shapes_land_on_the_grid(name, layer):
     backbone = Backbone(name, layer)
     assert backbone(torch.zeros(1, 3, 48, 80)).shape == (1, backbone.channels, 3 * backbone.fold, 5 * backbone.fold)
+
+
+@pytest.mark.parametrize("layer", ["features.1", "features.4"])
+def test_features_stay_where_they_look_and_only_the_last_ones_are_made_up(layer):
+    backbone, x = Backbone("squeezenet1_1", layer), torch.rand(1, 3, 160, 208)
+    found, seen = backbone(x), backbone.network((x - backbone.mean) / backbone.std)["out"]
+    assert found.shape[2:] == (10 * backbone.fold, 13 * backbone.fold)
+    assert torch.equal(found[:, :, :-1, :-1], seen)
 
 
 def test_backbone_weights_come_from_a_pinned_file(tmp_path):
