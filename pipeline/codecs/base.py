@@ -8,7 +8,7 @@ that a pool of devices can analyse while ordinary CPUs entropy-code.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -76,6 +76,7 @@ class Symbols:
     quality_centi  quality * 100, an integer in [0, 10000].
     reduced  the picture was made smaller before it was coded, height_px and width_px are of that, and this is how it is
         restored.
+    index  (M, h, w) uint8, the tables that y was quantised for, where they are known already; no part of what is said.
     """
 
     model_id: str
@@ -86,6 +87,7 @@ class Symbols:
     y: np.ndarray
     z: np.ndarray
     reduced: Reduced | None = None
+    index: np.ndarray | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -23,6 +23,7 @@ from pipeline.nn.hyper import HyperAnalysis, HyperSynthesis
 from pipeline.nn.klt import klt
 from pipeline.nn.layers import (
     QualityTable,
+    asinh,
     centroid_shift,
     lower_bound,
     reconstruct,
@@ -110,7 +111,7 @@ class MeanScaleHyperprior(nn.Module):
         """
         gain = torch.exp2(self.log2_gain(quality))
         y = self.g_a(x, quality) * gain
-        z = self.h_a(torch.asinh(y))
+        z = self.h_a(asinh(y))
         z_bits = logistic_bits(self.quantised(z), self.sigma(self.log2_sigma_z(quality)))
         offset, mean = self.h_s(ste_round(z))
         sigma = self.sigma(self.log2_base(quality) + offset)

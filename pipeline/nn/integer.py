@@ -59,9 +59,9 @@ class IntegerLayer:
                 for i in range(3)
                 for j in range(3)
             )
-        total = _floor((total + self.bias[:, None]) * 0.5**self.shift)
-        total = total.clip(0 if self.relu else -ACTIVATION_LIMIT, ACTIVATION_LIMIT)
-        return total.reshape(-1, height, width)
+        total += self.bias[:, None]
+        total *= 0.5**self.shift
+        return _floored(total, 0 if self.relu else -ACTIVATION_LIMIT, ACTIVATION_LIMIT).reshape(-1, height, width)
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,12 +79,22 @@ class IntegerHyperSynthesis:
 
         Offsets are in units of 2^-SCALE_BITS index steps, means in units of 2^-ACTIVATION_BITS sigma.
         """
-        conv1, up1, conv2, up2, out = self.layers
-        magnitude = self.compression[_as_index(abs(z).clip(0, len(self.compression) - 1))]
-        x = _pixel_shuffle(up1(conv1(magnitude * ((z > 0) * 1.0 - (z < 0) * 1.0))))
-        x = out(_pixel_shuffle(up2(conv2(x))))
+        *_, out = self.layers
+        x = out(self._features(z))
         half = x.shape[0] // 2
         return x[:half], x[half:]
+
+    def scales(self, z: Array) -> Array:
+        """The scale offsets alone, which is what entropy coding asks for."""
+        *_, out = self.layers
+        half = out.weight.shape[1] // 2
+        return IntegerLayer(out.weight[:, :half], out.bias[:half], out.shift, out.relu)(self._features(z))
+
+    def _features(self, z: Array) -> Array:
+        conv1, up1, conv2, up2, _ = self.layers
+        magnitude = self.compression[_as_index(abs(z).clip(0, len(self.compression) - 1))]
+        x = _pixel_shuffle(up1(conv1(magnitude * ((z > 0) * 1.0 - (z < 0) * 1.0))))
+        return _pixel_shuffle(up2(conv2(x)))
 
     def to(self, convert: Any) -> IntegerHyperSynthesis:
         """The same network with `convert` applied to every constant."""
@@ -168,6 +178,13 @@ def _as_index(x: Array) -> Array:
 
 def _floor(x: Array) -> Array:
     return np.floor(x) if isinstance(x, np.ndarray) else x.floor()
+
+
+def _floored(x: Array, low: int, high: int) -> Array:
+    """floor(x) within bounds, in place: x is large, and a pass over a new array costs more than what is done in it."""
+    if isinstance(x, np.ndarray):
+        return np.clip(np.floor(x, out=x), low, high, out=x)
+    return x.floor_().clamp_(low, high)
 
 
 def _zeros_like(x: Array, shape: tuple[int, ...]) -> Array:

@@ -25,7 +25,7 @@ from pipeline.errors import ConfigError
 from pipeline.nn import integer
 from pipeline.nn.backbone import Backbone
 from pipeline.nn.hyperprior import Likelihoods, MeanScaleHyperprior, logistic_bits, loss_curvature
-from pipeline.nn.layers import DepthConvBlock, QualityTable, reconstruct, uniform_noise
+from pipeline.nn.layers import DepthConvBlock, QualityTable, asinh, reconstruct, uniform_noise
 from pipeline.nn.normalise import Normalisation
 from pipeline.nn.pyramid import PyramidBranch, PyramidFeatures
 from pipeline.nn.spec import SCALE_STEPS_PER_OCTAVE, ConvSpec, StaticSpec, TileSpec, TransferSpec
@@ -99,7 +99,7 @@ class StaticSynthesis(nn.Module):
 
     def forward(self, y_hat: Tensor, quality: Tensor) -> Tensor:
         linear = F.pixel_shuffle(shortcut(self.klt, y_hat, self.training), self.unit_px)
-        return linear + self.branch(torch.asinh(y_hat / self.y_std), quality).float()
+        return linear + self.branch(asinh(y_hat / self.y_std), quality).float()
 
 
 class StaticCompressor(nn.Module):

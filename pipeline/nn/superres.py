@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from pipeline.errors import ConfigError
 from pipeline.nn.backbone import Backbone
 from pipeline.nn.hyperprior import pad_to
-from pipeline.nn.layers import QualityTable
+from pipeline.nn.layers import QualityTable, asinh
 from pipeline.nn.spec import SuperresSpec
 from pipeline.nn.transforms import AnalysisTransform, SynthesisTransform
 
@@ -120,7 +120,7 @@ class CodecTrunk(nn.Module):
     def forward(self, x: Tensor, level: Tensor) -> Tensor:
         padded = pad_to(x, 16) + 0.5
         y = self.g_a(padded, level)
-        h = F.pixel_shuffle(self.g_s.up(torch.asinh(y / self.g_s.y_std)), 2) * torch.exp(self.g_s.modulation(level))
+        h = F.pixel_shuffle(self.g_s.up(asinh(y / self.g_s.y_std)), 2) * torch.exp(self.g_s.modulation(level))
         out = F.pixel_shuffle(self.out(self.g_s.blocks(h)), self.factor)
         scale = self.factor // 8
         return out[:, :, : scale * x.shape[2], : scale * x.shape[3]]

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.nn.layers import DepthConvBlock, QualityTable
+from pipeline.nn.layers import DepthConvBlock, QualityTable, asinh, shuffled, unshuffled
 
 
 class AnalysisTransform(nn.Module):
@@ -31,9 +31,9 @@ class AnalysisTransform(nn.Module):
 
     def forward(self, x: Tensor, quality: Tensor) -> Tensor:
         x = x - 0.5
-        h = self.stem(F.pixel_unshuffle(x, 8)) * torch.exp(self.modulation(quality))
+        h = self.stem(unshuffled(x, 8)) * torch.exp(self.modulation(quality))
         h = self.down(F.pixel_unshuffle(self.blocks(h), 2))
-        return shortcut(self.klt, F.pixel_unshuffle(x, 16), self.training) + h.float()
+        return shortcut(self.klt, unshuffled(x, 16), self.training) + h.float()
 
 
 class SynthesisTransform(nn.Module):
@@ -55,9 +55,20 @@ class SynthesisTransform(nn.Module):
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def forward(self, y_hat: Tensor, quality: Tensor) -> Tensor:
-        h = F.pixel_shuffle(self.up(torch.asinh(y_hat / self.y_std)), 2) * torch.exp(self.modulation(quality))
-        h = F.pixel_shuffle(self.head(self.blocks(h)), 8)
-        return F.pixel_shuffle(shortcut(self.klt, y_hat, self.training), 16) + h.float() + 0.5
+        return self.linear(y_hat) + self.branch(y_hat, quality)
+
+    def linear(self, y_hat: Tensor) -> Tensor:
+        """The KLT's part of the picture, and mid-gray."""
+        return shuffled(shortcut(self.klt, y_hat, self.training), 16) + 0.5
+
+    def branch(self, y_hat: Tensor, quality: Tensor) -> Tensor:
+        """The CNN's part of the picture, (B, 3, 16 h, 16 w) float32."""
+        h = F.pixel_shuffle(self.up(asinh(y_hat / self.y_std)), 2) * torch.exp(self.modulation(quality))
+        return shuffled(self.head(self.blocks(h)), 8).float()
+
+    def linear_slope(self, slope: Tensor) -> Tensor:
+        """A slope over the picture, (B, 3, 16 h, 16 w), taken back through `linear`: (B, M, h, w)."""
+        return F.conv2d(unshuffled(slope, 16), self.klt.weight.transpose(0, 1)).float()
 
 
 def shortcut(klt: nn.Conv2d, x: Tensor, training: bool) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,10 +14,11 @@ import torch
 from pipeline.codecs.learned import networks, weights
 from pipeline.codecs.learned.hyperprior import Hyperprior
 from pipeline.codecs.learned.symbols import Grid
-from pipeline.errors import BitstreamError, CodecError, ConfigError
+from pipeline.errors import BitstreamError, CodecError, ConfigError, VerifyError
 from pipeline.metrics.bd import RDCurve, bd_rate
 from pipeline.metrics.distortion import ms_ssim, mse, psnr_db
 from pipeline.records import Picture, Rate
+from pipeline.stages.encode import require_equal
 from tests.contracts.codec import LossyContract, colour_picture, photo
 
 QUALITY = Rate(quality=60.0)
@@ -77,6 +79,21 @@ def test_what_any_analysis_wrote_is_read_to_the_same_symbols(codec, threads, mkl
         codec.networks.bf16 = was
     read = codec.entropy_decode(codec.entropy_encode(analysis.symbols))
     assert same_symbols(analysis.symbols, read)
+
+
+def test_tables_that_analysis_knows_already_are_those_the_entropy_coder_asks_for(codec, monkeypatch):
+    for effort, limit_px in ((0, 1 << 20), (1, 1 << 20), (1, 100)):
+        monkeypatch.setattr(networks, "INDEX_LIMIT_PX", limit_px)
+        found = codec.networks.symbols_of(photo(130, 200), 6000, False, effort)
+        assert (found.index is None) == (limit_px == 100)
+        assert codec.entropy_encode(found) == codec.entropy_encode(replace(found, index=None))
+
+
+def test_tables_of_another_picture_do_not_get_past_verification(codec):
+    (analysis,) = codec.analyse([colour_picture(130, 200)])
+    wrong = replace(analysis.symbols, index=np.roll(analysis.symbols.index, 1, axis=0))
+    with pytest.raises((BitstreamError, VerifyError)):
+        require_equal(wrong, codec.entropy_decode(codec.entropy_encode(wrong)))
 
 
 def test_a_batch_gives_the_symbols_of_its_pictures_one_by_one(codec):

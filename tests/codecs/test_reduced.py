@@ -36,7 +36,7 @@ LOW = Rate(quality=5.0)
 
 def soft(height: int = 191, width: int = 256) -> Picture:
     """A photo without fine detail, of odd height: what is lost at half the size was never there."""
-    return Picture(resized(resized(made_static.photos()[3], 40, 50), height, width))
+    return Picture(resized(resized(made_static.photos()[3], 30, 40), height, width))
 
 
 def coder(rate: Rate = LOW, **options: str | None) -> Hyperprior:

@@ -61,6 +61,13 @@ def test_a_gpu_agrees_to_the_bit(h_s):
         assert np.array_equal(left, right.cpu().numpy())
 
 
+def test_scales_alone_are_those_of_the_whole(h_s):
+    for z in (z_of(3), torch.from_numpy(z_of(3))):
+        offsets, _ = h_s.to(torch.from_numpy)(z) if isinstance(z, torch.Tensor) else h_s(z)
+        alone = h_s.to(torch.from_numpy).scales(z) if isinstance(z, torch.Tensor) else h_s.scales(z)
+        assert (alone == offsets).all()
+
+
 def test_results_are_integers_even_for_absurd_input(h_s):
     for out in h_s(np.full((SPEC.hyper, 3, 3), 32767.0)):
         assert np.array_equal(out, np.floor(out))

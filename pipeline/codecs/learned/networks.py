@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.codecs.base import Symbols
@@ -20,11 +21,14 @@ from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.nn import integer
 from pipeline.nn.freeze import FrozenTransforms
 from pipeline.nn.hyperprior import pad_to
+from pipeline.nn.layers import asinh
 from pipeline.nn.spec import HyperpriorSpec
 
 TILE_PX = 1024
 HALO_PX = 64
 VALUE_LIMIT = 32767
+INDEX_LIMIT_PX = 50_000_000
+"""Pictures up to here keep the tables they were quantised for, 1.5 bytes a pixel, for the entropy coder."""
 ScaledBand = tuple[slice, Tensor, Tensor]
 
 
@@ -81,7 +85,8 @@ class Networks:
         target = y[0, :, : grid.height, : grid.width]
         error_bits = self._error_bits(quality_centi, gain[0])
         passes = PASSES[effort]
-        bands: Iterable[ScaledBand] = self._bands(grid, quality_centi, z)
+        index = np.empty(target.shape, np.uint8) if height_px * width_px <= INDEX_LIMIT_PX else None
+        bands: Iterable[ScaledBand] = self._bands(grid, quality_centi, z, index)
         bands = list(bands) if passes else bands
         y_hat = target.clone() if passes else target
         symbols = np.empty(y_hat.shape, dtype=np.int16)
@@ -92,7 +97,14 @@ class Networks:
             target += pull * (y_hat - slope / (2 * worth) - target)
             self._settle(bands, target, worth, symbols, y_hat)
         found = Symbols(
-            self.model.model_id, height_px, width_px, gray, quality_centi, symbols, z.cpu().numpy().astype(np.int16)
+            model_id=self.model.model_id,
+            height_px=height_px,
+            width_px=width_px,
+            gray=gray,
+            quality_centi=quality_centi,
+            y=symbols,
+            z=z.cpu().numpy().astype(np.int16),
+            index=index,
         )
         return found, y_hat[None]
 
@@ -103,11 +115,11 @@ class Networks:
         for rows, index, mu in bands:
             residual = (target[:, rows] - mu).clamp(-VALUE_LIMIT, VALUE_LIMIT)
             if error_bits is None:
-                value = self.quantiser.nearest(residual, index.long())
+                value = self.quantiser.nearest(residual, index)
             else:
-                value = self.quantiser.cheapest(residual, index.long(), error_bits)
+                value = self.quantiser.cheapest(residual, index, error_bits)
             symbols[:, rows] = value.cpu().numpy()
-            y_hat[:, rows] = self.quantiser.centred(value, index.long()) + mu
+            y_hat[:, rows] = self.quantiser.centred(value, index) + mu
 
     def _slope(
         self, rgb: np.ndarray, y_hat: Tensor, quality: Tensor, gain: Tensor, gray: bool, error_bits: Tensor
@@ -118,13 +130,19 @@ class Networks:
 
         def tile(top: int, bottom: int, left: int, right: int) -> Tensor:
             x = torch.from_numpy(rgb[top:bottom, left:right].copy()).to(self.device).permute(2, 0, 1)[None] / 255
-            part = y_hat[None, :, top // 16 : bottom // 16, left // 16 : right // 16] / gain
-            with torch.inference_mode(False), torch.enable_grad():
-                part = part.clone().requires_grad_()
-                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                    x_hat = self._x_hat(part, quality.clone(), gray)
-                error = (x_hat[:, :, : x.shape[2], : x.shape[3]].float() - x.clone()).square().sum() * worth
-                (slope,) = torch.autograd.grad(error, part)
+            part = self._in_pixel_units(y_hat[None], gain, top, bottom, left, right)
+            with torch.inference_mode(False), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                linear = self.transforms.g_s.linear(part)
+                with torch.enable_grad():
+                    part = part.clone().requires_grad_()
+                    branch = self.transforms.g_s.branch(part, quality.clone())
+                x_hat = _tinted(linear + branch.detach(), gray)
+                error = x_hat[:, :, : x.shape[2], : x.shape[3]] - x
+                # What lies beyond the picture only fills up the last latents, and may be anything.
+                beyond = (0, x_hat.shape[3] - x.shape[3], 0, x_hat.shape[2] - x.shape[2])
+                over_x = _tinted(F.pad(error.mul_(2 * worth), beyond), gray)
+                (slope,) = torch.autograd.grad(branch, part, over_x)
+                slope = slope + self.transforms.g_s.linear_slope(over_x)
             return slope / gain
 
         return tiled(16 * y_hat.shape[1], 16 * y_hat.shape[2], tile, torch.empty_like(y_hat)[None], 16)[0]
@@ -137,7 +155,7 @@ class Networks:
         found = torch.from_numpy(symbols.y).to(self.device).float()
         z = torch.from_numpy(symbols.z.astype(np.float64)).to(self.device)
         for rows, index, mu in self._bands(Grid.of(symbols.height_px, symbols.width_px), symbols.quality_centi, z):
-            found[:, rows] = self.quantiser.centred(found[:, rows], index.long()) + mu
+            found[:, rows] = self.quantiser.centred(found[:, rows], index) + mu
         return self._picture(found[None], symbols)
 
     def _quality(self, quality_centi: int) -> Tensor:
@@ -155,22 +173,27 @@ class Networks:
         """round(h_a) over tiles of y (1, M, 4 hz, 4 wz) in quantiser steps: z (N, hz, wz), integers as float64."""
 
         def tile(top: int, bottom: int, left: int, right: int) -> Tensor:
-            part = torch.asinh(y[:, :, top // 16 : bottom // 16, left // 16 : right // 16])
+            part = asinh(y[:, :, top // 16 : bottom // 16, left // 16 : right // 16])
             return self.transforms.h_a(part)
 
         height_px, width_px = 16 * y.shape[2], 16 * y.shape[3]
         z = torch.empty(1, self.model.spec["hyper"], height_px // 64, width_px // 64, device=self.device)
         return tiled(height_px, width_px, tile, z, 64)[0].double().round().clamp(-VALUE_LIMIT, VALUE_LIMIT)
 
-    def _bands(self, grid: Grid, quality_centi: int, z: Tensor) -> Iterator[ScaledBand]:
-        """(rows of y, scale index, mu in quantiser steps) of each band."""
+    def _bands(
+        self, grid: Grid, quality_centi: int, z: Tensor, indexes: np.ndarray | None = None
+    ) -> Iterator[ScaledBand]:
+        """(rows of y, scale index, mu in quantiser steps) of each band; `indexes` (M, h, w) is filled on the way."""
         base = torch.from_numpy(y_base(self.model, quality_centi)).to(self.device)
         hyper_latents = z.numpy() if self.device.type == "cpu" else z
         for band in grid.bands():
             offset, mean = (torch.as_tensor(part) for part in band.hyper(self.h_s, hyper_latents))
             position = integer.fixed_log2_sigma(base, offset)
             mu = mu_of(position.float(), mean.float())
-            yield band.rows, integer.index_of(position).to(torch.uint8), mu
+            index = integer.index_of(position).to(torch.uint8)
+            if indexes is not None:
+                indexes[:, band.rows] = index.cpu().numpy()
+            yield band.rows, index, mu
 
     def _latents(self, rgb: np.ndarray, quality: Tensor, gain: Tensor) -> Tensor:
         """g_a over tiles, in quantiser steps: (1, M, 4 hz, 4 wz), the picture's edges repeated to multiples of 64."""
@@ -188,10 +211,10 @@ class Networks:
         grid = Grid.of(*shape[:2])
         return torch.empty(1, self.model.spec["latent"], 4 * grid.z_height, 4 * grid.z_width, device=self.device)
 
-    def _x_hat(self, y_hat: Tensor, quality: Tensor, gray: bool) -> Tensor:
-        """g_s of latents (1, M, h, w), not clamped; the mean of the channels for gray pictures."""
-        x_hat = self.transforms.g_s(y_hat.contiguous(memory_format=torch.channels_last), quality)
-        return x_hat.mean(1, keepdim=True).expand(-1, 3, -1, -1) if gray else x_hat
+    def _in_pixel_units(self, y_hat: Tensor, gain: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:
+        """The latents (1, M, h, w) of a window given in pixels, as g_s wants them."""
+        part = y_hat[:, :, top // 16 : bottom // 16, left // 16 : right // 16] / gain
+        return part.contiguous(memory_format=torch.channels_last)
 
     def _picture(self, y_hat: Tensor, symbols: Symbols) -> np.ndarray:
         """g_s over tiles, to 8 bits; gray pictures get the mean of the channels."""
@@ -200,11 +223,17 @@ class Networks:
         out = torch.empty(1, 3, 16 * y_hat.shape[2], 16 * y_hat.shape[3], dtype=torch.uint8, device=self.device)
 
         def tile(top: int, bottom: int, left: int, right: int) -> Tensor:
-            part = y_hat[:, :, top // 16 : bottom // 16, left // 16 : right // 16] / gain
-            return (self._x_hat(part, quality, symbols.gray) * 255).round().clamp(0, 255).byte()
+            part = self._in_pixel_units(y_hat, gain, top, bottom, left, right)
+            x_hat = _tinted(self.transforms.g_s(part, quality), symbols.gray)
+            return (x_hat * 255).round().clamp(0, 255).byte()
 
         out = tiled(out.shape[2], out.shape[3], tile, out, 1)
         return np.ascontiguousarray(out[0, :, : symbols.height_px, : symbols.width_px].permute(1, 2, 0).cpu().numpy())
+
+
+def _tinted(x: Tensor, gray: bool) -> Tensor:
+    """A picture (B, 3, H, W), or what stands for one; the mean of its channels in each of them if it is gray."""
+    return x.mean(1, keepdim=True).expand(-1, 3, -1, -1) if gray else x
 
 
 def tiled(

@@ -22,6 +22,8 @@ from pipeline.codecs.learned.weights import FrozenModel
 
 REACH = 32
 """Magnitudes from here on are rounded: their neighbours cost the same."""
+SURELY_ZERO = 0.25
+"""Magnitudes below stay zero: a symbol of 1 stands for at least a half, and costs more."""
 PASSES = (0, 1, 2, 3, 4, 6, 8, 12, 16, 32)
 """Slopes of the decoder's error that each effort computes."""
 
@@ -45,22 +47,40 @@ class Quantiser:
 
     def centred(self, symbols: Tensor, index: Tensor) -> Tensor:
         """What integers under the tables at `index` stand for: the centroids of their bins."""
-        return symbols - symbols.sign() * self.shifts[index]
+        out = symbols.clone(memory_format=torch.contiguous_format)
+        flat = out.view(-1)
+        coded = _places(flat != 0)
+        flat[coded] -= flat[coded].sign() * self.shifts[_at(coded, index, out)]
+        return out
 
     def cheapest(self, residual: Tensor, index: Tensor, error_bits: Tensor) -> Tensor:
         """The cheapest of nearest magnitude, the one below, and zero; `error_bits` is the price of a squared step."""
-        magnitude = residual.abs()
+        out = torch.zeros_like(residual, memory_format=torch.contiguous_format)
+        doubtful = _places(((residual.abs() >= SURELY_ZERO) & (index >= self.skip_below)).reshape(-1))
+        values, tables, price = (x.expand_as(out).reshape(-1)[doubtful] for x in (residual, index, error_bits))
+        magnitude, tables = values.abs(), tables.long()
         # Centroids lie below their integers, so that a magnitude halfway up may be nearer to the one above.
-        nearest = (magnitude + self.shifts[index]).round()
-        best, best_cost = nearest, self._cost(nearest, magnitude, index, error_bits)
+        nearest = (magnitude + self.shifts[tables]).round()
+        best, best_cost = nearest, self._cost(nearest, magnitude, tables, price)
         for other in ((nearest - 1).clamp_min(0), torch.zeros_like(nearest)):
-            cost = self._cost(other, magnitude, index, error_bits)
+            cost = self._cost(other, magnitude, tables, price)
             best, best_cost = torch.where(cost < best_cost, other, best), torch.minimum(cost, best_cost)
-        return torch.where(magnitude < REACH, best, nearest) * residual.sign() * (index >= self.skip_below)
+        out.view(-1)[doubtful] = torch.where(magnitude < REACH, best, nearest) * values.sign()
+        return out
 
     def _cost(self, value: Tensor, magnitude: Tensor, index: Tensor, error_bits: Tensor) -> Tensor:
-        error = magnitude - self.centred(value, index)
+        error = magnitude - value + value.sign() * self.shifts[index]
         return self.bits[index, value.clamp_max(REACH).long()] + error_bits * error.square()
+
+
+def _places(mask: Tensor) -> Tensor:
+    """Where `mask` (n,) is true; NumPy is eight times as fast at this as torch on a CPU."""
+    return torch.from_numpy(np.flatnonzero(mask.numpy())) if mask.device.type == "cpu" else mask.nonzero().squeeze(1)
+
+
+def _at(places: Tensor, index: Tensor, like: Tensor) -> Tensor:
+    """`index`, spread to the shape of `like`, at flat `places`."""
+    return index.expand_as(like).reshape(-1)[places].long()
 
 
 def _bits_of(model: FrozenModel) -> np.ndarray:

@@ -1,0 +1,28 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pipeline.nn.layers import asinh, shuffled, unshuffled
+
+
+def test_asinh_is_as_accurate_as_that_of_torch_over_its_range():
+    x = torch.cat([torch.zeros(1), *(sign * torch.logspace(-30, 17.9, 2000) for sign in (1, -1))])
+    exact = torch.asinh(x.double())
+    found, torchs = asinh(x).double(), torch.asinh(x).double()
+    error, allowed = ((one - exact).abs() / exact.abs().clamp_min(1e-37) for one in (found, torchs))
+    assert error.max() <= 2 * max(allowed.max().item(), 2**-24)
+    assert found[0] == 0
+
+
+def test_asinh_has_the_slope_of_asinh():
+    x = torch.linspace(-20, 20, 41, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(asinh, x)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("side", [2, 8, 16])
+def test_shuffles_are_those_of_torch(side, layout):
+    x = torch.randn(2, 3, 32, 48).contiguous(memory_format=layout)
+    patches = F.pixel_unshuffle(x, side).contiguous(memory_format=layout)
+    assert torch.equal(unshuffled(x, side), patches)
+    assert torch.equal(shuffled(patches, side), x)
