@@ -36,6 +36,7 @@ class Grown:
 
     size: float
     rows: int
+    encoded: int
     run: Watched
     resumed: Watched
 
@@ -103,9 +104,7 @@ def _grown(size: float, source: Path, archive: Path, codec: str) -> Grown:
     words = ["--source", str(source), "--archive", str(archive), "--json", codec, "floor.psnr_db=0", "fallback=[]"]
     run, resumed = (watch([sys.executable, "-m", "jobs.recompress", *words]) for _ in range(2))
     statuses = Archive(str(archive)).metrics(["status"])["status"].to_pylist()
-    if set(statuses) != {"encoded"}:
-        raise SystemExit(f"{source}: of {len(statuses)} rows some are not encoded: {set(statuses)}")
-    return Grown(size, len(statuses), run, resumed)
+    return Grown(size, len(statuses), statuses.count("encoded"), run, resumed)
 
 
 def beyond(runs: Sequence[Grown]) -> Iterator[tuple[float, float, float]]:
@@ -135,7 +134,7 @@ def _rows(runs: Sequence[Grown], unit: str, time_unit: str, per_s: float) -> Ite
             f"CPU {time_unit} per further {unit}": cpu,
             "peak MiB": f"{one.run.peak_mib:.0f}",
             "again, nothing to do, s": f"{one.resumed.elapsed_s:.1f}",
-            "rows": f"{one.rows:,}",
+            "encoded": f"{one.encoded:,} of {one.rows:,}",
         }
 
 

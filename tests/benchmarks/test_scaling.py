@@ -19,13 +19,13 @@ WATCHABLE = Path("/proc/self/smaps_rollup").exists()
 @pytest.mark.skipif(not WATCHABLE, reason="memory and CPU time are read from Linux's /proc")
 def test_every_image_is_coded_once_and_the_second_run_finds_nothing_to_do(tmp_path: Path, photos: list[Path]) -> None:
     found = scaling.counted(photos, tmp_path, 5, "webp")
-    assert (found.size, found.rows) == (5, 5)
+    assert (found.size, found.rows, found.encoded) == (5, 5, 5)
     assert found.resumed.cpu_s < found.run.cpu_s
 
 
 def grown(size: float, cpu_s: float) -> scaling.Grown:
     run = Watched(0.0, 10 + cpu_s / 2, 20 + cpu_s, 100.0, 2, "")
-    return scaling.Grown(size, int(size), run, run)
+    return scaling.Grown(size, int(size), int(size), run, run)
 
 
 def test_costs_are_told_beyond_start_up() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.codecs.learned import networks, weights
+from pipeline.codecs.learned import networks, symbols, weights
 from pipeline.codecs.learned.hyperprior import Hyperprior
 from pipeline.codecs.learned.symbols import Grid
 from pipeline.errors import BitstreamError, CodecError, ConfigError, VerifyError
@@ -58,8 +58,8 @@ def test_symbols_are_read_without_torch(codec, tmp_path):
     )
     import hashlib
 
-    symbols = codec.entropy_decode(payload)
-    expected = hashlib.sha256(symbols.y.tobytes() + symbols.z.tobytes()).hexdigest()
+    found = codec.entropy_decode(payload)
+    expected = hashlib.sha256(found.y.tobytes() + found.z.tobytes()).hexdigest()
     assert out.stdout.split() == [expected, "False"]
 
 
@@ -125,8 +125,6 @@ def test_tiles_leave_no_seam(codec, monkeypatch):
 
 
 def test_bands_do_not_change_what_the_hyper_decoder_says(codec, monkeypatch):
-    from pipeline.codecs.learned import symbols
-
     grid = Grid.of(900, 200)
     z = np.random.default_rng(0).normal(0, 3, (codec.frozen.spec["hyper"], grid.z_height, grid.z_width)).round()
     whole, _ = next(grid.bands()).hyper(codec.frozen.h_s, z)
@@ -137,8 +135,6 @@ def test_bands_do_not_change_what_the_hyper_decoder_says(codec, monkeypatch):
 
 
 def test_a_picture_of_many_bands_comes_back(codec, monkeypatch):
-    from pipeline.codecs.learned import symbols
-
     monkeypatch.setattr(symbols, "BAND_POSITIONS", 4)
     (analysis,) = codec.analyse([colour_picture(330, 140)])
     assert same_symbols(analysis.symbols, codec.entropy_decode(codec.entropy_encode(analysis.symbols)))
@@ -184,6 +180,19 @@ def test_the_slope_of_tiles_is_that_of_the_whole(codec, monkeypatch):
     tiled, _ = effort4.analyse(rgb, 6000, gray=False, effort=4)
     assert np.abs(whole.y - tiled.y).max() <= 1
     assert (whole.y != tiled.y).mean() < 5e-3
+
+
+def test_a_large_picture_is_refined_region_by_region(codec, monkeypatch):
+    """With hardly another symbol, whatever the regions' size; each ends at a band, and no row is left out."""
+    rgb = photo(500, 300)
+    whole, x_hat = codec.networks.analyse(rgb, 6000, gray=False, effort=3)
+    monkeypatch.setattr(symbols, "BAND_POSITIONS", 1)
+    monkeypatch.setattr(networks, "REGION_POSITIONS", 8 * 19)
+    parts, y_hat = codec.networks.analyse(rgb, 6000, gray=False, effort=3)
+    assert (whole.y != parts.y).mean() < 0.02
+    assert psnr_db(mse(rgb, y_hat)) > psnr_db(mse(rgb, x_hat)) - 0.02
+    assert len(codec.entropy_encode(parts)) < 1.01 * len(codec.entropy_encode(whole))
+    assert same_symbols(parts, codec.entropy_decode(codec.entropy_encode(parts)))
 
 
 @pytest.mark.parametrize(

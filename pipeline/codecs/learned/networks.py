@@ -7,7 +7,7 @@ computes in fp32; the encoder may use bf16 for its CNN branches, for what it fin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -29,6 +29,8 @@ HALO_PX = 64
 VALUE_LIMIT = 32767
 INDEX_LIMIT_PX = 50_000_000
 """Pictures up to here keep the tables they were quantised for, 1.5 bytes a pixel, for the entropy coder."""
+REGION_POSITIONS = 1 << 16
+"""Positions of y, 17 MPix, whose symbols are refined together: above them neighbours are done, below them not begun."""
 ScaledBand = tuple[slice, Tensor, Tensor]
 
 
@@ -82,20 +84,19 @@ class Networks:
         gain = self.transforms.gain(quality)
         y = self._latents(rgb, quality, gain)
         z = self._hyper_latents(y)
-        target = y[0, :, : grid.height, : grid.width]
+        y_hat = y[0, :, : grid.height, : grid.width]  # y itself, until what it is rounded to takes its place
         error_bits = self._error_bits(quality_centi, gain[0])
-        passes = PASSES[effort]
-        index = np.empty(target.shape, np.uint8) if height_px * width_px <= INDEX_LIMIT_PX else None
-        bands: Iterable[ScaledBand] = self._bands(grid, quality_centi, z, index)
-        bands = list(bands) if passes else bands
-        y_hat = target.clone() if passes else target
-        symbols = np.empty(y_hat.shape, dtype=np.int16)
-        self._settle(bands, target, None, symbols, y_hat)
         worth = self.model.refinement.curvature(quality_centi / integer.QUALITY_UNITS) * error_bits
-        for pull in pulls(passes):
-            slope = self._slope(rgb, y_hat, quality, gain, gray, error_bits)
-            target += pull * (y_hat - slope / (2 * worth) - target)
-            self._settle(bands, target, worth, symbols, y_hat)
+        index = np.empty(y_hat.shape, np.uint8) if height_px * width_px <= INDEX_LIMIT_PX else None
+        symbols = np.empty(y_hat.shape, dtype=np.int16)
+        for bands in _regions(self._bands(grid, quality_centi, z, index), grid.width, PASSES[effort]):
+            rows = slice(bands[0][0].start, bands[-1][0].stop)
+            target = y_hat[:, rows].clone() if PASSES[effort] else y_hat[:, rows]
+            self._settle(bands, target, None, symbols, y_hat)
+            for pull in pulls(PASSES[effort]):
+                slope = self._slope(rgb, y_hat, rows, quality, gain, gray, error_bits)
+                target += pull * (y_hat[:, rows] - slope / (2 * worth) - target)
+                self._settle(bands, target, worth, symbols, y_hat)
         found = Symbols(
             model_id=self.model.model_id,
             height_px=height_px,
@@ -109,11 +110,12 @@ class Networks:
         return found, y_hat[None]
 
     def _settle(
-        self, bands: Iterable[ScaledBand], target: Tensor, error_bits: Tensor | None, symbols: np.ndarray, y_hat: Tensor
+        self, bands: list[ScaledBand], target: Tensor, error_bits: Tensor | None, symbols: np.ndarray, y_hat: Tensor
     ) -> None:
-        """Quantise `target` (M, h, w) into `symbols` and `y_hat`, band by band; to the nearest without `error_bits`."""
+        """Quantise `target` into the rows of `bands` of `symbols` and `y_hat`; to the nearest without `error_bits`."""
+        top = bands[0][0].start
         for rows, index, mu in bands:
-            residual = (target[:, rows] - mu).clamp(-VALUE_LIMIT, VALUE_LIMIT)
+            residual = (target[:, rows.start - top : rows.stop - top] - mu).clamp(-VALUE_LIMIT, VALUE_LIMIT)
             if error_bits is None:
                 value = self.quantiser.nearest(residual, index)
             else:
@@ -122,9 +124,19 @@ class Networks:
             y_hat[:, rows] = self.quantiser.centred(value, index) + mu
 
     def _slope(
-        self, rgb: np.ndarray, y_hat: Tensor, quality: Tensor, gain: Tensor, gray: bool, error_bits: Tensor
+        self,
+        rgb: np.ndarray,
+        y_hat: Tensor,
+        rows: slice,
+        quality: Tensor,
+        gain: Tensor,
+        gray: bool,
+        error_bits: Tensor,
     ) -> Tensor:
-        """Slope of lmbda times the decoded picture's squared error over y_hat, (M, h, w) bits a quantiser step."""
+        """Slope of lmbda times the decoded picture's squared error over rows of y_hat, (M, rows, w) bits a step."""
+        halo = HALO_PX // 16
+        first, last = max(0, rows.start - halo), rows.stop + halo
+        rgb, y_hat = rgb[16 * first : 16 * last], y_hat[:, first:last]
         # error_bits is in proportion to 1 / gain^2, so this is what a squared error of a pixel in 0..1 is worth.
         worth = float((error_bits * gain[0].square()).mean())
 
@@ -145,7 +157,8 @@ class Networks:
                 slope = slope + self.transforms.g_s.linear_slope(over_x)
             return slope / gain
 
-        return tiled(16 * y_hat.shape[1], 16 * y_hat.shape[2], tile, torch.empty_like(y_hat)[None], 16)[0]
+        slope = tiled(16 * y_hat.shape[1], 16 * y_hat.shape[2], tile, torch.empty_like(y_hat)[None], 16)[0]
+        return slope[:, rows.start - first : rows.stop - first]
 
     @torch.inference_mode()
     def synthesise(self, symbols: Symbols, y_hat: np.ndarray | None = None) -> np.ndarray:
@@ -229,6 +242,18 @@ class Networks:
 
         out = tiled(out.shape[2], out.shape[3], tile, out, 1)
         return np.ascontiguousarray(out[0, :, : symbols.height_px, : symbols.width_px].permute(1, 2, 0).cpu().numpy())
+
+
+def _regions(bands: Iterator[ScaledBand], width: int, passes: int) -> Iterator[list[ScaledBand]]:
+    """Bands that are refined together, so that memory does not grow with the picture; each alone without a pass."""
+    region = list[ScaledBand]()
+    for band in bands:
+        region.append(band)
+        if not passes or width * (band[0].stop - region[0][0].start) >= REGION_POSITIONS:
+            yield region
+            region = []
+    if region:
+        yield region
 
 
 def _tinted(x: Tensor, gray: bool) -> Tensor:
