@@ -16,6 +16,9 @@ import numpy as np
 from pipeline.bitstream.container import Reduced
 from pipeline.records import Distortion, Picture, Rate
 
+PRECISIONS = ("fp32", "bf16")
+"""How `cnn` decodes: to the same picture everywhere, but for one 8-bit level; or, where the hardware has bf16, faster,
+for looking and training only: photos come out alike, noise of black and white differs by tens of levels."""
 PIXEL_LIMIT = 1_000_000_000  # a payload that declares more is refused before anything is allocated
 
 
@@ -109,6 +112,15 @@ class SplitCodec(Codec, Protocol):
     def entropy_decode(self, payload: bytes) -> Symbols: ...
 
     def synthesise(self, symbols: Sequence[Symbols]) -> list[np.ndarray]: ...
+
+
+def require_precision(precision: str) -> str:
+    """`precision` itself, or ConfigError unless it is one of PRECISIONS."""
+    from pipeline.errors import ConfigError
+
+    if precision not in PRECISIONS:
+        raise ConfigError(f"precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
+    return precision
 
 
 def validate_rate(rate: Rate) -> Rate:

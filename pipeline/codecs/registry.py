@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from typing import Any, cast
 
-from pipeline.codecs.base import Codec, validate_rate
+from pipeline.codecs.base import Codec, require_precision, validate_rate
 from pipeline.errors import ConfigError
 from pipeline.records import Rate
 
@@ -79,12 +79,17 @@ def rate_of(settings: Mapping[str, Any]) -> Rate:
 
 
 def decoder_for(
-    codec: str, model_id: str | None = None, weights: Callable[[str], bytes] | None = None, device: str = "auto"
+    codec: str,
+    model_id: str | None = None,
+    weights: Callable[[str], bytes] | None = None,
+    device: str = "auto",
+    precision: str = "fp32",
 ) -> Codec:
     """A codec that decodes the payloads of rows with these `codec` and `model_id` columns.
 
     `weights(model_id)` gives the weights file, e.g. `archive.weights`; without it the model must be a packaged
-    one. Building a learned decoder loads a network: keep it for all rows of one model.
+    one. Building a learned decoder loads a network: keep it for all rows of one model. `precision`: see
+    `base.PRECISIONS`.
     """
     cls = _class_of(codec)
     if model_id is None or not hasattr(cls, "from_weights"):
@@ -95,6 +100,7 @@ def decoder_for(
     else:
         decoder = cls.from_weights(weights(model_id), device=device)
         decoder.weights_of = weights
+    decoder.precision = require_precision(precision)
     if decoder.model_id != model_id:
         raise ConfigError(
             f"codec {codec}: the payload needs model {model_id}, found {decoder.model_id}; "

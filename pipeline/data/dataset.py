@@ -37,6 +37,7 @@ class _Samples:
         decode: str = "pixels",
         layout: str = "tensor",
         device: str = "cpu",
+        precision: str = "fp32",
     ) -> None:
         """Opens the archive and reads its metrics table.
 
@@ -48,6 +49,7 @@ class _Samples:
             decode: "pixels", or "symbols" for a `BatchDecoder` on a device in the main process.
             layout: "tensor", "numpy" (H, W, 3) or "pil".
             device: where workers synthesise learned payloads; forked workers must stay on the CPU.
+            precision: "fp32", or "bf16": more pictures a second, a little different (`codecs.base.PRECISIONS`).
 
         Raises:
             ConfigError: an unknown word for `decode` or `layout`, or a `where` that is not understood.
@@ -56,7 +58,7 @@ class _Samples:
         for name, value, known in (("decode", decode, _DECODES), ("layout", layout, LAYOUTS)):
             if value not in known:
                 raise ConfigError(f"{name} {value!r}: expected one of {', '.join(known)}")
-        self.pictures = Pictures(uri, where, device)
+        self.pictures = Pictures(uri, where, device, precision)
         self._columns, self._transform = tuple(columns), transform
         self._decode, self._layout = decode, layout
 

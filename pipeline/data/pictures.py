@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from pipeline.archive import StoredImage, open_archive
 from pipeline.archive.schema import METRICS_SCHEMA
 from pipeline.codecs import registry
-from pipeline.codecs.base import Codec
+from pipeline.codecs.base import Codec, require_precision
 from pipeline.errors import ArchiveError
 from pipeline.imaging import export
 from pipeline.records import REJECTED, Picture
@@ -43,7 +43,7 @@ SUFFIXES = {
 FORMATS = {suffix: name for name, suffix in export.SUFFIXES.items()} | {".jpeg": "jpeg", ".tiff": "tiff"}
 
 
-_TRAVELS = ("archive", "where", "device", "table", "cached_parts")
+_TRAVELS = ("archive", "where", "device", "precision", "table", "cached_parts")
 
 
 class Pictures:
@@ -52,11 +52,13 @@ class Pictures:
     Args:
         where: comparisons over metrics columns, as `restore --where` takes them.
         device: where learned payloads are synthesised: "auto", "cpu", "cuda".
+        precision: "fp32", or "bf16" for pictures that are only looked at or trained on (`codecs.base.PRECISIONS`).
     """
 
-    def __init__(self, uri: str, where: str | None = None, device: str = "auto") -> None:
+    def __init__(self, uri: str, where: str | None = None, device: str = "auto", precision: str = "fp32") -> None:
         self.archive = open_archive(uri)
         self.where, self.device, self.cached_parts = where, device, CACHED_PARTS
+        self.precision = require_precision(precision)
         self.table = self._read()
         self._prepare()
 
@@ -132,7 +134,7 @@ class Pictures:
         with self._lock:
             if (codec, model_id) not in self._decoders:
                 self._decoders[codec, model_id] = registry.decoder_for(
-                    codec, model_id, self.archive.weights, self.device
+                    codec, model_id, self.archive.weights, self.device, self.precision
                 )
             return self._decoders[codec, model_id]
 

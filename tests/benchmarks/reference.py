@@ -31,8 +31,9 @@ from tests.benchmarks import conditions
 Codec = tuple[Callable[[np.ndarray], Any], Callable[[Any], object]]
 
 
-def ours(device: str, effort: int) -> Codec:
+def ours(device: str, effort: int, precision: str = "fp32") -> Codec:
     codec = Hyperprior(Rate(quality=60.0), device=device, effort=effort)
+    codec.precision = precision
     return lambda rgb: codec.encode(Picture(rgb)).payload, codec.decode
 
 
@@ -83,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     images = conditions.images_in(options.images, options.limit)
     pictures = [np.array(Image.open(path).convert("RGB")) for path in images]
     codecs = {f"cnn, effort {effort}": ours(options.device, effort) for effort in (0, 1)}
+    codecs["cnn, effort 0, decoded in bf16"] = ours(options.device, 0, "bf16")
     codecs["compressai mbt2018-mean"] = theirs(options.device)
     times = {(name, k): list[tuple[float, float]]() for name in codecs for k in range(len(pictures))}
     for _ in range(options.rounds):

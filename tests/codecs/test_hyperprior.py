@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline.codecs import registry
 from pipeline.codecs.learned import networks, symbols, weights
 from pipeline.codecs.learned.hyperprior import Hyperprior
 from pipeline.codecs.learned.symbols import Grid
@@ -225,6 +226,20 @@ def test_noise_and_flat_colour_survive(codec):
     for rgb in (noise, np.zeros((64, 64, 3), np.uint8), np.full((64, 64, 3), 255, np.uint8)):
         (analysis,) = codec.analyse([Picture(rgb)])
         assert same_symbols(analysis.symbols, codec.entropy_decode(codec.entropy_encode(analysis.symbols)))
+
+
+def test_a_decoder_in_bf16_shows_the_same_photo_and_what_is_measured_stays_exact(codec):
+    rgb = photo(200, 300)
+    fast = registry.decoder_for("cnn", codec.model_id, precision="bf16")
+    (analysis,) = codec.analyse([Picture(rgb)])
+    payload = codec.entropy_encode(analysis.symbols)
+    exact, found = codec.decode(payload), fast.decode(payload)
+    assert np.abs(exact.astype(int) - found).mean() < 0.5
+    assert psnr_db(mse(rgb, found)) == pytest.approx(analysis.distortion.psnr_db, abs=0.05)
+    assert fast.networks.bf16 == (not np.array_equal(exact, found))
+    assert fast.analyse([Picture(rgb)])[0].distortion.mse == pytest.approx(mse(rgb, exact), abs=0.05)
+    with pytest.raises(ConfigError, match="precision 'fp16': expected one of fp32, bf16"):
+        registry.decoder_for("cnn", codec.model_id, precision="fp16")
 
 
 def test_an_archived_weights_file_decodes_like_the_packaged_one(codec):

@@ -61,6 +61,17 @@ def test_where_selects_and_unknown_names_are_told(classical: str) -> None:
 
 
 @pytest.mark.parametrize("codec", ["learned", "classical"])
+def test_pictures_in_bf16_are_nearly_those_in_fp32(codec: str, request: pytest.FixtureRequest) -> None:
+    uri, some = request.getfixturevalue(codec), "source_uri like '%shard-1%'"
+    exact, fast = (ArchiveDataset(uri, where=some, precision=precision) for precision in ("fp32", "bf16"))
+    for one, other in zip((exact[k] for k in range(4)), (fast[k] for k in range(4)), strict=True):
+        assert one["image_id"] == other["image_id"]
+        assert (one["image"].float() - other["image"].float()).abs().mean() < 0.5
+    with pytest.raises(ConfigError, match="precision 'half': expected one of fp32, bf16"):
+        ArchiveDataset(uri, precision="half")
+
+
+@pytest.mark.parametrize("codec", ["learned", "classical"])
 def test_batches_decoded_in_the_main_process_equal_those_of_workers(codec: str, request: pytest.FixtureRequest) -> None:
     uri = request.getfixturevalue(codec)
     whole = {s["image_id"]: s["image"] for s in ArchiveStream(uri, shuffle=False, where="source_uri like '%shard-0%'")}

@@ -53,6 +53,7 @@ class Hyperprior:
     lossless = False
     reducing: Reducing | None = None
     weights_of: superres.Weights | None = None
+    precision = "fp32"
 
     def __init__(
         self,
@@ -131,7 +132,7 @@ class Hyperprior:
     def _networks(self) -> Networks:
         from pipeline.codecs.learned import networks
 
-        return networks.Networks(self.frozen, self.device)
+        return networks.Networks(self.frozen, self.device, self.precision)
 
     def analyse(self, pictures: Sequence[Picture]) -> list[Analysis]:
         """Symbols and distortion of each picture; raises CodecError for a picture that 8-bit RGB cannot hold."""

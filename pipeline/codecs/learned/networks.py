@@ -48,10 +48,10 @@ def has_fast_bf16() -> bool:
 
 
 class Networks:
-    """A frozen model on a device."""
+    """A frozen model on a device; `precision`, of `base.PRECISIONS`, is that of `synthesise` alone."""
 
-    def __init__(self, model: FrozenModel, device: str = "auto") -> None:
-        self.model = model
+    def __init__(self, model: FrozenModel, device: str = "auto", precision: str = "fp32") -> None:
+        self.model, self.precision = model, precision
         self.device = pick_device(device)
         transforms = FrozenTransforms(HyperpriorSpec(**model.spec), dict(model.arrays))
         self.transforms = transforms.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -164,12 +164,12 @@ class Networks:
     def synthesise(self, symbols: Symbols, y_hat: np.ndarray | None = None) -> np.ndarray:
         """(H, W, 3) uint8; `y_hat` (M, h, w) float32 in quantiser steps, where the caller has asked h_s already."""
         if y_hat is not None:
-            return self._picture(torch.from_numpy(y_hat).to(self.device)[None], symbols)
+            return self._picture(torch.from_numpy(y_hat).to(self.device)[None], symbols, self.precision)
         found = torch.from_numpy(symbols.y).to(self.device).float()
         z = torch.from_numpy(symbols.z.astype(np.float64)).to(self.device)
         for rows, index, mu in self._bands(Grid.of(symbols.height_px, symbols.width_px), symbols.quality_centi, z):
             found[:, rows] = self.quantiser.centred(found[:, rows], index) + mu
-        return self._picture(found[None], symbols)
+        return self._picture(found[None], symbols, self.precision)
 
     def _quality(self, quality_centi: int) -> Tensor:
         return torch.tensor([quality_centi / integer.QUALITY_UNITS], dtype=torch.float32, device=self.device)
@@ -229,15 +229,17 @@ class Networks:
         part = y_hat[:, :, top // 16 : bottom // 16, left // 16 : right // 16] / gain
         return part.contiguous(memory_format=torch.channels_last)
 
-    def _picture(self, y_hat: Tensor, symbols: Symbols) -> np.ndarray:
+    def _picture(self, y_hat: Tensor, symbols: Symbols, precision: str = "fp32") -> np.ndarray:
         """g_s over tiles, to 8 bits; gray pictures get the mean of the channels."""
         quality = self._quality(symbols.quality_centi)
         gain = self.transforms.gain(quality)
         out = torch.empty(1, 3, 16 * y_hat.shape[2], 16 * y_hat.shape[3], dtype=torch.uint8, device=self.device)
+        fast = precision == "bf16" and self.bf16
 
         def tile(top: int, bottom: int, left: int, right: int) -> Tensor:
             part = self._in_pixel_units(y_hat, gain, top, bottom, left, right)
-            x_hat = _tinted(self.transforms.g_s(part, quality), symbols.gray)
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=fast):
+                x_hat = _tinted(self.transforms.g_s(part, quality), symbols.gray)
             return (x_hat * 255).round().clamp(0, 255).byte()
 
         out = tiled(out.shape[2], out.shape[3], tile, out, 1)
