@@ -96,7 +96,10 @@ def entropy_encode(model: FrozenModel, symbols: Symbols) -> bytes:
     base, z = y_base(model, symbols.quality_centi), symbols.z.astype(np.float64)
     y_words = []
     for band in grid.bands():
-        index = _index(band, model, base, z) if symbols.index is None else symbols.index[:, band.rows]
+        if symbols.index is None:
+            index = integer.index_of(integer.fixed_log2_sigma(base, band.scales(model.h_s, z))).astype(np.uint8)
+        else:
+            index = symbols.index[:, band.rows]
         words = encoder.encode(symbols.y[:, band.rows].ravel(), index.ravel(), model.skip_below)
         y_words.append(container.varint(len(words) // 4) + words)
     sections = {container.Z: z_words, container.ESCAPES: encoder.escapes(), container.Y: b"".join(y_words)}
@@ -105,11 +108,6 @@ def entropy_encode(model: FrozenModel, symbols: Symbols) -> bytes:
     return container.pack(
         Container(symbols.model_id, symbols.width_px, symbols.height_px, symbols.quality_centi, symbols.gray, sections)
     )
-
-
-def _index(band: Band, model: FrozenModel, base: np.ndarray, z: np.ndarray) -> np.ndarray:
-    """(M, rows, w) uint8: the tables of a band."""
-    return integer.index_of(integer.fixed_log2_sigma(base, band.scales(model.h_s, z))).astype(np.uint8)
 
 
 def mu_of(position: integer.Array, mean: integer.Array) -> integer.Array:
@@ -156,15 +154,12 @@ def entropy_decode(model: FrozenModel, payload: bytes, on_band: Callable[[Decode
     y = np.zeros((latent, grid.height, grid.width), dtype=np.int16)
     base, z_float = y_base(model, box.quality_centi), z.astype(np.float64)
     for band, words in zip(grid.bands(), y_words, strict=True):
-        if on_band is None:
-            index = _index(band, model, base, z_float)
-            y[:, band.rows] = decoder.decode(words, index.ravel(), model.skip_below).reshape(index.shape)
-            continue
-        offset, mean = band.hyper(model.h_s, z_float)
+        offset, mean = band.hyper(model.h_s, z_float) if on_band else (band.scales(model.h_s, z_float), None)
         position = integer.fixed_log2_sigma(base, offset)
         index = integer.index_of(position).astype(np.uint8)
         y[:, band.rows] = decoder.decode(words, index.ravel(), model.skip_below).reshape(index.shape)
-        on_band(DecodedBand(y[:, band.rows], index, position, mean))
+        if on_band:
+            on_band(DecodedBand(y[:, band.rows], index, position, mean))
     decoder.finish()
     return Symbols(box.model_id, box.height_px, box.width_px, box.gray, box.quality_centi, y, z, box.reduced)
 
