@@ -154,7 +154,11 @@ def entropy_decode(model: FrozenModel, payload: bytes, on_band: Callable[[Decode
     y = np.zeros((latent, grid.height, grid.width), dtype=np.int16)
     base, z_float = y_base(model, box.quality_centi), z.astype(np.float64)
     for band, words in zip(grid.bands(), y_words, strict=True):
-        offset, mean = band.hyper(model.h_s, z_float) if on_band else (band.scales(model.h_s, z_float), None)
+        mean: integer.Array = None
+        if on_band:
+            offset, mean = band.hyper(model.h_s, z_float)
+        else:
+            offset = band.scales(model.h_s, z_float)
         position = integer.fixed_log2_sigma(base, offset)
         index = integer.index_of(position).astype(np.uint8)
         y[:, band.rows] = decoder.decode(words, index.ravel(), model.skip_below).reshape(index.shape)
