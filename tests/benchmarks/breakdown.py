@@ -126,16 +126,12 @@ def measured(codec: Hyperprior, sources: Sequence[bytes], rounds: int) -> dict[t
 
 def parts_table(cpu_s: dict[tuple[str, str], float], mpx: float) -> str:
     total = sum(cpu_s.values())
-    rows = [
-        {"stage": stage, "part": part, "ms CPU a MPix": f"{1e3 * s / mpx:.1f}", "share": f"{100 * s / total:.1f} %"}
-        for (stage, part), s in cpu_s.items()
-    ]
     entropy_s = sum(s for (stage, _), s in cpu_s.items() if stage in ENTROPY_STAGE)
-    for name, s in (("entropy stage, both ways", entropy_s), ("all", total)):
-        rows.append(
-            {"stage": name, "part": "", "ms CPU a MPix": f"{1e3 * s / mpx:.1f}", "share": f"{100 * s / total:.1f} %"}
-        )
-    return conditions.table(rows)
+    rows = [*cpu_s.items(), (("entropy stage, both ways", ""), entropy_s), (("all", ""), total)]
+    return conditions.table(
+        {"stage": stage, "part": part, "ms CPU a MPix": f"{1e3 * s / mpx:.1f}", "share": f"{100 * s / total:.1f} %"}
+        for (stage, part), s in rows
+    )
 
 
 def operators_table(codec: Hyperprior, sources: Sequence[bytes], count: int, mpx: float) -> str:

@@ -88,12 +88,12 @@ class Networks:
         error_bits = self._error_bits(quality_centi, gain[0])
         worth = self.model.refinement.curvature(quality_centi / integer.QUALITY_UNITS) * error_bits
         index = np.empty(y_hat.shape, np.uint8) if height_px * width_px <= INDEX_LIMIT_PX else None
-        symbols = np.empty(y_hat.shape, dtype=np.int16)
-        for bands in _regions(self._bands(grid, quality_centi, z, index), grid.width, PASSES[effort]):
+        symbols, passes = np.empty(y_hat.shape, dtype=np.int16), PASSES[effort]
+        for bands in _regions(self._bands(grid, quality_centi, z, index), grid.width, passes):
             rows = slice(bands[0][0].start, bands[-1][0].stop)
-            target = y_hat[:, rows].clone() if PASSES[effort] else y_hat[:, rows]
+            target = y_hat[:, rows].clone() if passes else y_hat[:, rows]
             self._settle(bands, target, None, symbols, y_hat)
-            for pull in pulls(PASSES[effort]):
+            for pull in pulls(passes):
                 slope = self._slope(rgb, y_hat, rows, quality, gain, gray, error_bits)
                 target += pull * (y_hat[:, rows] - slope / (2 * worth) - target)
                 self._settle(bands, target, worth, symbols, y_hat)

@@ -67,7 +67,7 @@ def reach(
             high = (float(centi), scaled)
         if best is not None and _close(kind, best[0], target):
             break
-        if before is not None and before[0] != centi:
+        if before is not None:
             # The picture's own slope, or a tenth of a typical one where nothing seems to change.
             slope = max((scaled - before[1]) / (centi - before[0]), TYPICAL_SPAN[kind] / 100_000)
         before = (float(centi), scaled)
