@@ -2,15 +2,18 @@
 
 build(spec)(x, quality) -> Likelihoods    build(spec).start(crops, patches)
 frozen(model) -> arrays                   thawed(kind, arrays) -> state
+require_fitting(make, arrays)
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from pipeline.errors import BitstreamError, ConfigError
 from pipeline.nn import freeze, static, superres
 from pipeline.nn.hyperprior import MeanScaleHyperprior
 from pipeline.nn.spec import HyperpriorSpec, ModelSpec, SuperresSpec
@@ -40,3 +43,26 @@ def thawed(kind: str, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     if kind == SuperresSpec.kind:
         return superres.thaw(arrays)
     return freeze.thaw(arrays) if kind == HyperpriorSpec.kind else static.thaw(arrays)
+
+
+def require_fitting(
+    make: Callable[[], nn.Module], arrays: Mapping[str, np.ndarray], parts: tuple[str, ...] = ("",)
+) -> None:
+    """Looks at the network that sizes ask for without its memory, which could be any.
+
+    Raises:
+        BitstreamError: it cannot be made, or the arrays whose names begin with one of `parts` are not its own.
+    """
+    try:
+        with torch.device("meta"):
+            state = make().state_dict()
+    except (ConfigError, RuntimeError, ValueError, OverflowError) as error:
+        raise BitstreamError(f"weights: their sizes make no network ({error}); fetch the file again") from None
+    wanted = {name: tuple(value.shape) for name, value in state.items() if name.startswith(parts)}
+    found = {name: value.shape for name, value in arrays.items() if name.startswith(parts)}
+    if found != wanted:
+        odd = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+        raise BitstreamError(
+            f"weights: {len(odd)} arrays do not fit their sizes, such as {odd[0]}, which is {found.get(odd[0])}, "
+            f"expected {wanted.get(odd[0])}; the file is damaged, fetch it again"
+        )

@@ -16,11 +16,28 @@ SCALE_BOUNDS = (-48, 16)
 """An eighth to twice the common spread."""
 CURVATURE = 0.8
 """Curvature of a picture's squared error over its latents, where 1 is that of orthonormal transforms."""
+_BOUNDS = {
+    "anchors": (2, 256),
+    "lmbda_min": (1e-9, 1e6),
+    "lmbda_max": (1e-9, 1e6),
+    "scale": (2, 4),
+    "num_bits": (2, 12),
+}
+_BOUNDS |= dict.fromkeys(
+    ("encoder_blocks", "decoder_blocks", "blocks", "depth", "levels", "kernel", "tile_px"), (1, 64)
+)
+_CHANNELS = (1, 1 << 14)
 
 
 @dataclass(frozen=True)
 class _Spec:
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            low, high = _BOUNDS.get(name, _CHANNELS)
+            if isinstance(value, int | float) and not low <= value <= high:
+                raise ConfigError(f"run.model.{name} is {value}; expected {low:g} to {high:g}")
 
     def lmbda(self, quality: float) -> float:
         """The rate-distortion trade-off at `quality` in [0, 1]: bpp + lmbda * MSE on 0..255."""
@@ -68,10 +85,6 @@ class StaticSpec(_Spec):
 
     normalise: ClassVar[bool] = False
 
-    def __post_init__(self) -> None:
-        if self.num_bits is not None and not 2 <= self.num_bits <= 12:
-            raise ConfigError(f"run.model.num_bits is {self.num_bits}; expected 2 to 12, or none for an entropy model")
-
     @property
     def unit_px(self) -> int:
         """Pixels along a side that one position of y stands for."""
@@ -113,16 +126,13 @@ class PyramidSpec(StaticSpec):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 1 <= self.levels <= 6 or 64 % self.unit_px or self.unit_px % 2**self.levels:
+        if self.levels > 6 or 64 % self.unit_px or self.unit_px % 2**self.levels:
             raise ConfigError(
                 f"run.model: {self.levels} levels and units of {self.unit_px} px; "
                 "expected 1 to 6 levels and a tile of 64 px or a half, a quarter ... of it, not smaller than 2^levels"
             )
-        if self.kernel % 2 == 0 or min(self.kernel, self.depth, self.width) < 1:
-            raise ConfigError(
-                f"run.model: kernel {self.kernel}, depth {self.depth}, width {self.width}; "
-                "expected an odd kernel, and a depth and a width of at least 1"
-            )
+        if self.kernel % 2 == 0:
+            raise ConfigError(f"run.model.kernel is {self.kernel}; expected an odd number")
 
 
 @dataclass(frozen=True)
@@ -181,13 +191,6 @@ class SuperresSpec(_Spec):
     layer: str = "features.3"
     kind: Literal["superres"] = "superres"
 
-    def __post_init__(self) -> None:
-        if not 2 <= self.scale <= 4 or min(self.width, self.blocks) < 1 or self.anchors < 2:
-            raise ConfigError(
-                f"run.model: scale {self.scale}, width {self.width}, {self.blocks} blocks, {self.anchors} anchors; "
-                "expected a scale of 2, 3 or 4, a width and blocks of at least 1, and at least 2 anchors"
-            )
-
     @property
     def halo_px(self) -> int:
         """How many low-resolution pixels around its own a pixel may look at; a multiple of 16."""
@@ -215,8 +218,3 @@ CODECS = {
     "tile-autoencoder": "tile-autoencoder",
 }
 """The codec that reads a kind of model; `superres` enlarges what codecs decoded, and is none."""
-
-
-def spec_of(kind: str, fields: dict[str, Any]) -> ModelSpec:
-    """The spec of a kind from its fields, as `to_json` gives them."""
-    return SPECS[kind](**{name: value for name, value in fields.items() if name != "kind"})

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from pipeline.codecs.learned.networks import pick_device, tiled
 from pipeline.codecs.learned.superres import FrozenSuperResolver
-from pipeline.errors import BitstreamError
 from pipeline.nn import models
 from pipeline.nn.superres import SuperResolver
 
@@ -21,7 +20,7 @@ class Enlarger:
 
     def __init__(self, frozen: FrozenSuperResolver, device: str = "auto") -> None:
         self.frozen, self.device = frozen, pick_device(device)
-        _require_fitting(frozen)
+        models.require_fitting(lambda: SuperResolver(frozen.spec), frozen.arrays)
         network = SuperResolver(frozen.spec)
         network.load_state_dict(models.thawed(frozen.spec.kind, frozen.arrays))
         self.network = network.eval().requires_grad_(False).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -47,16 +46,3 @@ class Enlarger:
 
         tiled(out.shape[2], out.shape[3], tile, out, 1, scale * self.frozen.spec.halo_px, scale * TILE_PX)
         return np.ascontiguousarray(out[0].permute(1, 2, 0).cpu().numpy())
-
-
-def _require_fitting(frozen: FrozenSuperResolver) -> None:
-    """Raises BitstreamError unless the arrays are those of the sizes, which alone could ask for any memory."""
-    with torch.device("meta"):
-        wanted = {name: tuple(value.shape) for name, value in SuperResolver(frozen.spec).state_dict().items()}
-    found = {name: value.shape for name, value in frozen.arrays.items()}
-    if found != wanted:
-        odd = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
-        raise BitstreamError(
-            f"weights {frozen.model_id}: {len(odd)} arrays do not fit its sizes, such as {odd[0]}, which is "
-            f"{found.get(odd[0])}, expected {wanted.get(odd[0])}; the file is damaged, fetch it again"
-        )

@@ -18,8 +18,8 @@ from pipeline.codecs.base import Symbols
 from pipeline.codecs.learned.quantise import PASSES, Quantiser, pulls
 from pipeline.codecs.learned.symbols import Grid, mu_of, y_base
 from pipeline.codecs.learned.weights import FrozenModel
-from pipeline.nn import integer
-from pipeline.nn.freeze import FrozenTransforms
+from pipeline.nn import integer, models
+from pipeline.nn.freeze import FLOAT_PARTS, FrozenTransforms
 from pipeline.nn.hyperprior import pad_to
 from pipeline.nn.layers import asinh
 from pipeline.nn.spec import HyperpriorSpec
@@ -53,7 +53,9 @@ class Networks:
     def __init__(self, model: FrozenModel, device: str = "auto", precision: str = "fp32") -> None:
         self.model, self.precision = model, precision
         self.device = pick_device(device)
-        transforms = FrozenTransforms(HyperpriorSpec(**model.spec), dict(model.arrays))
+        spec = HyperpriorSpec(**model.spec)
+        models.require_fitting(lambda: models.build(spec), model.arrays, FLOAT_PARTS)
+        transforms = FrozenTransforms(spec, dict(model.arrays))
         self.transforms = transforms.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.bf16 = self.device.type == "cuda" or has_fast_bf16()
         self.quantiser = Quantiser(model, self.device)

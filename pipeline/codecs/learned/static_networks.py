@@ -7,6 +7,7 @@ is analysed: whoever decodes needs neither torchvision nor the backbone.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import cached_property
 
 import numpy as np
@@ -18,7 +19,7 @@ from pipeline.codecs.learned.networks import VALUE_LIMIT, has_fast_bf16, pick_de
 from pipeline.codecs.learned.quantise import Quantiser
 from pipeline.codecs.learned.static_symbols import Side, channels, grid_of, spec_of_model, table_indexes
 from pipeline.codecs.learned.weights import FrozenModel
-from pipeline.nn import integer
+from pipeline.nn import integer, models
 from pipeline.nn.hyperprior import pad_to
 from pipeline.nn.layers import QualityTable
 from pipeline.nn.normalise import SPREAD, Normalisation
@@ -32,7 +33,7 @@ class StaticNetworks:
     def __init__(self, model: FrozenModel, device: str = "auto", keep: float = 1.0) -> None:
         self.model, self.keep, self.device = model, keep, pick_device(device)
         self.spec = spec_of_model(model)
-        self.g_s = self._part(StaticSynthesis(self.spec), "g_s.")
+        self.g_s = self._part(lambda: StaticSynthesis(self.spec), "g_s.")
         table = torch.from_numpy(model.arrays["log2_gain.table"].astype(np.float32))
         self.log2_gain = QualityTable(table).requires_grad_(False).to(self.device)
         self.bf16 = self.device.type == "cuda" or has_fast_bf16()
@@ -40,10 +41,12 @@ class StaticNetworks:
 
     @cached_property
     def g_a(self) -> nn.Module:
-        return self._part(StaticAnalysis(self.spec), "g_a.")
+        return self._part(lambda: StaticAnalysis(self.spec), "g_a.")
 
-    def _part(self, module: nn.Module, prefix: str) -> nn.Module:
+    def _part(self, make: Callable[[], nn.Module], prefix: str) -> nn.Module:
         found = {k.removeprefix(prefix): v for k, v in self.model.arrays.items() if k.startswith(prefix)}
+        models.require_fitting(make, found)
+        module = make()
         module.load_state_dict({name: torch.from_numpy(value.astype(np.float32)) for name, value in found.items()})
         module.requires_grad_(False).eval()
         return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]

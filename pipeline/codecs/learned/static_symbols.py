@@ -19,7 +19,7 @@ from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.entropy.coder import SymbolDecoder, SymbolEncoder
 from pipeline.errors import BitstreamError
 from pipeline.nn import integer
-from pipeline.nn.spec import SCALE_BOUNDS, SCALE_STEPS_PER_OCTAVE, StaticSpec, spec_of
+from pipeline.nn.spec import SCALE_BOUNDS, SCALE_STEPS_PER_OCTAVE, SPECS, StaticSpec
 
 BAND_POSITIONS = 4096
 UNITS_PER_STEP = (integer.INDEX_STEPS_PER_OCTAVE << integer.SCALE_BITS) // SCALE_STEPS_PER_OCTAVE
@@ -48,7 +48,7 @@ class Side(NamedTuple):
 
 
 def spec_of_model(model: FrozenModel) -> StaticSpec:
-    spec = spec_of(model.kind, model.spec)
+    spec = SPECS[model.kind](**model.spec)
     if not isinstance(spec, StaticSpec):
         raise BitstreamError(f"weights: a model of kind {model.kind} has no static tables")
     return spec

@@ -19,15 +19,13 @@ import safetensors.numpy
 
 from pipeline.codecs.learned import weights
 from pipeline.errors import BitstreamError, ConfigError, PipelineError
-from pipeline.nn.spec import SuperresSpec, spec_of
+from pipeline.nn.spec import SuperresSpec
 
 if TYPE_CHECKING:
     from pipeline.codecs.learned.enlarging import Enlarger
 
 FOLDER = resources.files("pipeline.codecs.learned") / "superres_weights"
 CLEAN = 100.0
-_NUMBERS = ("scale", "width", "blocks", "anchors", "latent", "encoder_blocks")
-_LARGEST = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,19 +53,13 @@ def parse(data: bytes) -> FrozenSuperResolver:
         meta = weights.meta_of(data)
         arrays = safetensors.numpy.load(data)
         kind, fields, card = meta.get("kind"), dict(meta.get("spec", {})), dict(meta.get("card", {}))
-        if kind != SuperresSpec.kind or any(not _is_size(fields.get(name, 2)) for name in _NUMBERS):
-            raise BitstreamError(
-                f"weights: found a model of kind {kind!r}; expected a {SuperresSpec.kind} of known sizes"
-            )
-        spec = spec_of(kind, fields)
+        if kind != SuperresSpec.kind:
+            raise BitstreamError(f"weights: found a model of kind {kind!r}; expected a {SuperresSpec.kind}")
+        spec = weights.spec_of(kind, fields)
     except (*weights.MALFORMED, ConfigError) as error:
         raise BitstreamError(f"weights: not a super-resolver's file ({error}); fetch it again") from error
     assert isinstance(spec, SuperresSpec)
     return FrozenSuperResolver(hashlib.sha256(data).hexdigest(), spec, arrays, card)
-
-
-def _is_size(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LARGEST
 
 
 def packaged() -> dict[str, Any]:

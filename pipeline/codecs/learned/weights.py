@@ -17,12 +17,13 @@ from typing import Any
 import numpy as np
 import safetensors
 import safetensors.numpy
+from pydantic import TypeAdapter, ValidationError
 
 from pipeline import storage
 from pipeline.entropy.tables import FrequencyTables
 from pipeline.errors import BitstreamError, ConfigError, StorageError
 from pipeline.nn import integer
-from pipeline.nn.spec import CODECS, spec_of
+from pipeline.nn.spec import CODECS, SPECS, ModelSpec
 
 MALFORMED = (
     KeyError,
@@ -139,15 +140,16 @@ def _refinement(entry: Mapping[str, Any] | None) -> Refinement:
     return found
 
 
-def _require_consistent(arrays: Mapping[str, np.ndarray], spec: Mapping[str, Any]) -> None:
+def _require_consistent(arrays: Mapping[str, np.ndarray], spec: dict[str, Any]) -> None:
     """Raises BitstreamError unless what symbols depend on is made of integers whose shapes fit one another."""
     hyper, latent = spec.get("hyper"), spec.get("latent")
     try:
+        spec_of(KIND, spec)
         z, y = (_integers(arrays, name, 2).shape[1] for name in ("log2_sigma_z", "log2_base"))
         _integers(arrays, "tables.frequencies", 1), _integers(arrays, "tables.reaches", 1)
         _integers(arrays, "h_s.compression", 1)
         conv1, up1, conv2, up2, out = (_layer_sizes(arrays, name) for name in integer.LAYER_NAMES)
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, ConfigError) as error:
         raise BitstreamError(f"weights: {error}; the file is damaged, fetch it again") from None
     wanted = (z, y, conv1[1], up1[1], 4 * conv2[1], up2[1], 4 * out[1], out[0])
     if wanted != (hyper, latent, z, conv1[0], up1[0], conv2[0], up2[0], 2 * y):
@@ -191,6 +193,21 @@ def _integers(arrays: Mapping[str, np.ndarray], name: str, axes: int) -> np.ndar
     if found.dtype.kind not in "iu" or found.ndim != axes or found.size == 0:
         raise ValueError(f"{name} is {found.dtype} {found.shape}, expected integers along {axes} axes")
     return found
+
+
+def spec_of(kind: str, fields: dict[str, Any]) -> ModelSpec:
+    """The spec of a kind from its fields, as `ModelSpec.to_json` gives them.
+
+    Raises:
+        ConfigError: a field is unknown or of another type, or the fields do not go together.
+    """
+    known = {name: value for name, value in fields.items() if name != "kind"}
+    try:
+        return TypeAdapter(SPECS[kind]).validate_json(json.dumps(known), strict=True)
+    except ValidationError as error:
+        found = error.errors()[0]
+        where = ".".join(map(str, ("run.model", *found["loc"])))
+        raise ConfigError(f"{where} is {found['input']!r}; {found['msg']}") from None
 
 
 def meta_of(data: bytes) -> dict[str, Any]:
