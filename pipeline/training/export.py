@@ -16,24 +16,20 @@ from torch import Tensor
 
 from pipeline.codecs.learned import weights
 from pipeline.codecs.learned.networks import Networks
-from pipeline.codecs.learned.symbols import Grid, entropy_encode, y_base, z_indexes
+from pipeline.codecs.learned.symbols import Grid, y_base, z_indexes
 from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.entropy.tables import freeze as freeze_tables
 from pipeline.entropy.tables import logistic_pmf
 from pipeline.errors import TrainingError
-from pipeline.metrics.distortion import mse
 from pipeline.nn import integer, models
 from pipeline.nn.hyperprior import MeanScaleHyperprior
-from pipeline.nn.spec import HyperpriorSpec, ModelSpec
+from pipeline.nn.spec import ModelSpec
 from pipeline.nn.static import StaticCompressor
 from pipeline.nn.superres import SuperResolver
 from pipeline.training import static_export
-from pipeline.training.data import centre_crop
 from pipeline.training.fitting import count, fit, reach_of, shifts, sigmas, table_arrays
 
 SKIP_BELOW = 2
-CURVATURES = (0.8, 1.0, 1.25, 1.6, 2.0)
-TRIED_PHOTOS, TRIED_PX = 4, 256
 MEAN_TOLERANCE, SCALE_TOLERANCE = 0.02, 0.02
 
 
@@ -53,35 +49,11 @@ def export(spec: ModelSpec, state: dict[str, Tensor], photos: Sequence[np.ndarra
         return static_export.export(model, photos, card)
     arrays = models.frozen(model) | {"tables.shifts": shifts()}
     logistic = freeze_tables([logistic_pmf(s, reach_of(s)) for s in sigmas()])
-    usual = {"worth": 1.0, "curvatures": [1.25]}
-    meta = {"spec": spec.to_json(), "skip_below": 0, "card": card, "refinement": usual}
+    meta = {"spec": spec.to_json(), "skip_below": 0, "card": card, "refinement": {"worth": 1.0}}
     first = weights.parse(weights.serialise(arrays | table_arrays(logistic), meta))
     _require_agreement(model, first)
     arrays |= table_arrays(freeze_tables(fit(_histograms(first, photos))))
-    meta |= {"skip_below": SKIP_BELOW}
-    curvatures = _curvatures(weights.parse(weights.serialise(arrays, meta)), photos)
-    return weights.serialise(arrays, meta | {"refinement": {"worth": 1.0, "curvatures": curvatures}})
-
-
-def _curvatures(model: FrozenModel, photos: Sequence[np.ndarray]) -> list[float]:
-    """Which of `CURVATURES` makes one pass of the encoder cost least at a low, a middle and a high quality."""
-    crops = [centre_crop(photo, TRIED_PX) for photo in photos[:TRIED_PHOTOS]]
-    tried = [
-        Networks(replace(model, refinement=weights.Refinement(1.0, (curvature,))), "cpu") for curvature in CURVATURES
-    ]
-    found = []
-    for quality in (0.1, 0.5, 0.9):
-        costs = [sum(_cost(networks, crop, quality) for crop in crops) for networks in tried]
-        found.append(CURVATURES[int(np.argmin(costs))])
-    return found
-
-
-def _cost(networks: Networks, crop: np.ndarray, quality: float) -> float:
-    """bpp + lmbda * MSE of a crop, coded with one pass."""
-    symbols, x_hat = networks.analyse(crop, round(quality * integer.QUALITY_UNITS), gray=False, effort=1)
-    bits = 8 * len(entropy_encode(networks.model, symbols))
-    lmbda = HyperpriorSpec(**networks.model.spec).lmbda(quality)
-    return bits / x_hat[..., 0].size + lmbda * mse(crop, x_hat)
+    return weights.serialise(arrays, meta | {"skip_below": SKIP_BELOW})
 
 
 def _histograms(model: FrozenModel, photos: Sequence[np.ndarray]) -> list[np.ndarray]:

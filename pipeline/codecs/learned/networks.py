@@ -88,7 +88,6 @@ class Networks:
         z = self._hyper_latents(y)
         y_hat = y[0, :, : grid.height, : grid.width]  # y itself, until what it is rounded to takes its place
         error_bits = self._error_bits(quality_centi, gain[0])
-        worth = self.model.refinement.curvature(quality_centi / integer.QUALITY_UNITS) * error_bits
         index = np.empty(y_hat.shape, np.uint8) if height_px * width_px <= INDEX_LIMIT_PX else None
         symbols, passes = np.empty(y_hat.shape, dtype=np.int16), PASSES[effort]
         for bands in _regions(self._bands(grid, quality_centi, z, index), grid.width, passes):
@@ -97,8 +96,8 @@ class Networks:
             self._settle(bands, target, None, symbols, y_hat)
             for pull in pulls(passes):
                 slope = self._slope(rgb, y_hat, rows, quality, gain, gray, error_bits)
-                target += pull * (y_hat[:, rows] - slope / (2 * worth) - target)
-                self._settle(bands, target, worth, symbols, y_hat)
+                target += pull * (y_hat[:, rows] - slope / (2 * error_bits) - target)
+                self._settle(bands, target, error_bits, symbols, y_hat)
         found = Symbols(
             model_id=self.model.model_id,
             height_px=height_px,
@@ -182,7 +181,7 @@ class Networks:
         The loss is bpp + lmbda * MSE with MSE over three channels, and g_s is close to orthonormal.
         """
         lmbda = HyperpriorSpec(**self.model.spec).lmbda(quality_centi / integer.QUALITY_UNITS)
-        return self.model.refinement.worth * lmbda * 255**2 / (3 * gain.square())
+        return self.model.worth * lmbda * 255**2 / (3 * gain.square())
 
     def _hyper_latents(self, y: Tensor) -> Tensor:
         """round(h_a) over tiles of y (1, M, 4 hz, 4 wz) in quantiser steps: z (N, hz, wz), integers as float64."""

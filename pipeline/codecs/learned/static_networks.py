@@ -70,7 +70,7 @@ class StaticNetworks:
             index = torch.from_numpy(table_indexes(self.model, quality_centi, side).astype(np.int64))
             index = index.to(self.device)[:, None, None]
             lmbda = self.spec.lmbda(quality_centi / integer.QUALITY_UNITS)
-            worth = self.model.refinement.worth * lmbda * 255**2 / (3 * gain.square())
+            worth = self.model.worth * lmbda * 255**2 / (3 * gain.square())
             value = self.quantiser.cheapest(y, index, worth) if effort else self.quantiser.nearest(y, index)
         sent = np.zeros(y.shape, dtype=np.int16)
         chosen = channels(self.model, side.kept)

@@ -36,25 +36,9 @@ MALFORMED = (
 )
 KIND = "mean-scale-hyperprior"
 SUFFIX = ".safetensors"
+WORTH_UNTOLD = 1.7
+"""Of models that do not say what errors are worth; their quantiser steps are too coarse for what they code."""
 FOLDER = resources.files("pipeline.codecs.learned") / "weights"
-
-
-@dataclass(frozen=True)
-class Refinement:
-    """How the encoder weighs errors against bits; nothing a decoder needs.
-
-    worth  how much more an error counts than lmbda says.
-    curvatures  of the decoder's squared error over y_hat, 1 for orthonormal transforms, at evenly spaced qualities.
-
-    The defaults are for models of before there was such an entry, which were trained to other steps.
-    """
-
-    worth: float = 1.7
-    curvatures: tuple[float, ...] = (0.8,)
-
-    def curvature(self, quality: float) -> float:
-        """At `quality` in [0, 1], linear between those that were measured."""
-        return float(np.interp(quality, np.linspace(0, 1, len(self.curvatures)), self.curvatures))
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +49,7 @@ class FrozenModel:
     spec  its sizes, the fields of that class.
     h_s  has no layers where every channel has one table.
     skip_below  scale indexes under this one are not coded: their symbols are 0.
+    worth  to the encoder, how much more an error counts than lmbda says.
     """
 
     sha256: str
@@ -75,7 +60,7 @@ class FrozenModel:
     h_s: integer.IntegerHyperSynthesis
     skip_below: int
     card: dict[str, Any]
-    refinement: Refinement = Refinement()
+    worth: float
 
     @property
     def shifts(self) -> np.ndarray:
@@ -99,7 +84,7 @@ def parse(data: bytes) -> FrozenModel:
         meta = meta_of(data)
         arrays = safetensors.numpy.load(data)
         kind, spec, skip_below = meta.get("kind"), dict(meta.get("spec", {})), int(meta.get("skip_below", 0))
-        refinement = _refinement(meta.get("refinement"))
+        worth = _worth(meta.get("refinement"))
     except MALFORMED as error:
         raise BitstreamError(f"weights: not a shardpress model file ({error}); fetch it again") from error
     if not isinstance(kind, str) or kind not in CODECS:
@@ -126,17 +111,15 @@ def parse(data: bytes) -> FrozenModel:
         h_s=integer.load_layers(arrays) if kind == KIND else integer.IntegerHyperSynthesis((), np.zeros(1)),
         skip_below=skip_below,
         card=meta.get("card", {}),
-        refinement=refinement,
+        worth=worth,
     )
 
 
-def _refinement(entry: Mapping[str, Any] | None) -> Refinement:
+def _worth(entry: Mapping[str, Any] | None) -> float:
     """Raises ValueError, KeyError or TypeError for what is none."""
-    if entry is None:
-        return Refinement()
-    found = Refinement(float(entry["worth"]), tuple(float(c) for c in entry["curvatures"]))
-    if not found.curvatures or not all(0 < value < 100 for value in (found.worth, *found.curvatures)):
-        raise ValueError(f"refinement {entry!r} is not of positive numbers")
+    found = WORTH_UNTOLD if entry is None else float(entry["worth"])
+    if not 0 < found < 100:
+        raise ValueError(f"refinement {entry!r} has no worth between 0 and 100")
     return found
 
 
