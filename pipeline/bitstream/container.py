@@ -60,6 +60,7 @@ class Container:
     quality_centi: int
     gray: bool = False
     sections: Mapping[int, bytes] = field(default_factory=dict)
+    trellis: bool = False
 
     @property
     def reduced(self) -> Reduced | None:
@@ -75,7 +76,7 @@ class Container:
 
 def pack(container: Container) -> bytes:
     """The bytes of a container; empty sections are left out."""
-    head = MAGIC + bytes([VERSION, int(container.gray)]) + bytes.fromhex(container.model_id)
+    head = MAGIC + bytes([VERSION, container.gray | container.trellis << 1]) + bytes.fromhex(container.model_id)
     head += container.quality_centi.to_bytes(2, "little")
     parts = [head, varint(container.width_px), varint(container.height_px)]
     for tag in sorted(container.sections):
@@ -116,7 +117,7 @@ def _parse(payload: bytes) -> Container:
     flags, quality = payload[5], int.from_bytes(payload[14:16], "little")
     width, at = read_varint(payload, _FIXED)
     height, at = read_varint(payload, at)
-    if flags > 1 or quality > 10_000 or not width or not height:
+    if flags > 3 or quality > 10_000 or not width or not height:
         raise BitstreamError(
             f"payload: flags {flags:#x}, quality {quality}, size {width}x{height} is not a valid header"
         )
@@ -129,7 +130,7 @@ def _parse(payload: bytes) -> Container:
         sections[tag], at, last = payload[at : at + length], at + length, tag
     if at != end or Z not in sections or Y not in sections:
         raise BitstreamError("payload: its symbol sections are missing or cut short")
-    found = Container(payload[6:14].hex(), width, height, quality, bool(flags & 1), sections)
+    found = Container(payload[6:14].hex(), width, height, quality, bool(flags & 1), sections, bool(flags & 2))
     found.reduced  # noqa: B018  raises when that section does not fit
     return found
 

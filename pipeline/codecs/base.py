@@ -71,6 +71,7 @@ class Symbols:
     """Everything a learned payload says, as integers; equality of two is equality of every field.
 
     y  (M, ceil(H/16), ceil(W/16)) int16, round(y - mu), zeros where the scale index says skip.
+    trellis  y is trellis-coded: its integers count steps of two quantisers in turn (`entropy.order`).
     z  (N, ceil(h/4), ceil(w/4)) int16.
 
     A model with static tables has positions of its own size instead of 16 px, and z (1 or 7, 1, 1) is what it says of
@@ -90,6 +91,7 @@ class Symbols:
     y: np.ndarray
     z: np.ndarray
     reduced: Reduced | None = None
+    trellis: bool = False
     index: np.ndarray | None = field(default=None, compare=False)
 
 

@@ -1,33 +1,20 @@
 """Integers to bits and back: asymmetric numeral systems over frozen tables, grouped by scale index.
 
-All symbols that share a table are coded in one call, which costs 5 to 30 ns a symbol; the order inside a
-payload is therefore by table, then by position. What a table does not reach is coded as an escape, its value
-in a byte string of its own. The coder is constriction's `AnsCoder` (Bamler, arXiv 2201.01741); it holds the
-GIL, so scale it with processes.
+All symbols that share a table are coded in one call, which costs 5 to 30 ns a symbol (`order`). What a table does not
+reach is coded as an escape, its value in a byte string of its own. The coder is constriction's `AnsCoder` (Bamler,
+arXiv 2201.01741); it holds the GIL, so scale it with processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import constriction
 import numpy as np
 
+from pipeline.entropy import order
 from pipeline.entropy.tables import FrequencyTables
 from pipeline.errors import BitstreamError
 
 VALUE_LIMIT = 32767
-
-
-def _groups(indexes: np.ndarray, skip_below: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(table, positions) for every table in use, in rising order; positions rise within each."""
-    # NumPy sorts uint8 by radix, 6 ns an element; int32 would take 40 to 80.
-    order = np.argsort(indexes, kind="stable")
-    counts = np.bincount(indexes, minlength=256)
-    ends = np.cumsum(counts)
-    for table in np.flatnonzero(counts):
-        if table >= skip_below:
-            yield int(table), order[ends[table] - counts[table] : ends[table]]
 
 
 class Words:
@@ -48,18 +35,27 @@ class SymbolEncoder:
 
     def encode(self, symbols: np.ndarray, indexes: np.ndarray, skip_below: int = 0) -> bytes:
         """Words of `symbols` (n,) integers under tables `indexes` (n,) uint8; those below `skip_below` cost nothing."""
-        calls = []
-        for table, positions in _groups(indexes, skip_below):
-            reach = int(self._tables.reaches[table])
+        return self._words(self._tables, order.groups(indexes, skip_below), symbols)
+
+    def encode_trellis(
+        self, symbols: np.ndarray, indexes: np.ndarray, skip_below: int, tables: FrequencyTables
+    ) -> bytes:
+        """The same for trellis-coded symbols, under `tables` of the first quantiser and then of the second."""
+        return self._words(tables, order.halves(indexes, skip_below, len(tables) // 2, symbols), symbols)
+
+    def _words(self, tables: FrequencyTables, calls: order.Calls, symbols: np.ndarray) -> bytes:
+        prepared = []
+        for table, positions in calls:
+            reach = int(tables.reaches[table])
             values = symbols[positions].astype(np.int32)
             beyond = np.abs(values) > reach
             if beyond.any():
                 self._escaped.extend(int(v) for v in values[beyond])
                 values = np.where(beyond, reach + 1, values)
-            calls.append((table, np.ascontiguousarray(values + reach, dtype=np.int32)))
+            prepared.append((table, np.ascontiguousarray(values + reach, dtype=np.int32)))
         coder = constriction.stream.stack.AnsCoder()
-        for table, values in reversed(calls):
-            coder.encode_reverse(values, self._tables.models[table])
+        for table, values in reversed(prepared):
+            coder.encode_reverse(values, tables.models[table])
         return coder.get_compressed().astype("<u4").tobytes()
 
     def escapes(self) -> bytes:
@@ -80,20 +76,40 @@ class SymbolDecoder:
 
     def decode(self, words: Words, indexes: np.ndarray, skip_below: int = 0) -> np.ndarray:
         """The symbols (n,) int16 coded under `indexes` (n,) uint8; zeros where skipped."""
+        symbols = np.zeros(indexes.shape, dtype=np.int16)
+        self._fill(symbols, words, self._tables, order.groups(indexes, skip_below))
+        return symbols
+
+    def decode_trellis(
+        self, words: Words, indexes: np.ndarray, skip_below: int, tables: FrequencyTables
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Trellis-coded symbols (n,) int16, and the tables (n,) uint8 that they turned out to be coded under."""
+        symbols, used = np.zeros(indexes.shape, dtype=np.int16), indexes.copy()
+        self._fill(symbols, words, tables, order.halves(indexes, skip_below, len(tables) // 2, symbols), used)
+        return symbols, used
+
+    def _fill(
+        self,
+        symbols: np.ndarray,
+        words: Words,
+        tables: FrequencyTables,
+        calls: order.Calls,
+        used: np.ndarray | None = None,
+    ) -> None:
         try:
             coder = constriction.stream.stack.AnsCoder(words.array)
         except ValueError as error:
             raise BitstreamError(f"symbol stream: {error}; the payload is damaged") from error
-        symbols = np.zeros(indexes.shape, dtype=np.int16)
-        for table, positions in _groups(indexes, skip_below):
-            reach = int(self._tables.reaches[table])
-            values = coder.decode(self._tables.models[table], len(positions)) - reach
+        for table, positions in calls:
+            reach = int(tables.reaches[table])
+            values = coder.decode(tables.models[table], len(positions)) - reach
             if values.max() > reach:
                 self._fill_escapes(values, reach)
             symbols[positions] = values
+            if used is not None:
+                used[positions] = table
         if not coder.is_empty():
             raise BitstreamError("symbol stream: words are left over after the last symbol; the payload is damaged")
-        return symbols
 
     def _fill_escapes(self, values: np.ndarray, reach: int) -> None:
         for k in np.flatnonzero(values > reach):

@@ -87,9 +87,14 @@ def freeze(pmfs: Sequence[np.ndarray]) -> FrequencyTables:
     return FrequencyTables(np.concatenate(tables), np.array(reaches, dtype=np.int32))
 
 
-def logistic_pmf(sigma: float, reach: int) -> np.ndarray:
-    """Mass of a logistic of standard deviation sigma on each unit interval of -reach .. reach, then what is beyond."""
+def logistic_pmf(sigma: float, reach: int, step: float = 1.0, offset: float = 0.0) -> np.ndarray:
+    """Mass of a logistic of standard deviation sigma nearest to each of -reach .. reach, then what is beyond.
+
+    Magnitude k > 0 stands for `step * (k - offset)`.
+    """
     scale = sigma * math.sqrt(3) / math.pi
-    beyond = 2 / (1 + np.exp((np.arange(reach + 1) + 0.5) / scale))
+    edges = step * (np.arange(reach + 1) + 0.5 - offset)
+    edges[0] = step * (1 - offset) / 2
+    beyond = 2 / (1 + np.exp(np.minimum(edges / scale, 700)))
     half = np.concatenate([[1 - beyond[0]], (beyond[:-1] - beyond[1:]) / 2])
     return np.concatenate([half[:0:-1], half, [max(beyond[-1], 1e-7)]])

@@ -98,6 +98,7 @@ _SYMBOLS = pa.struct(
         "width_px": pa.int64(),
         "gray": pa.bool_(),
         "quality_centi": pa.int64(),
+        "trellis": pa.bool_(),
         "y": _BLOB,
         "y_shape": pa.list_(pa.int64()),
         "y_type": pa.string(),
@@ -196,9 +197,11 @@ def _picture_from(row: Mapping[str, Any] | None) -> Picture | None:
     )
 
 
+_SCALARS = ("model_id", "height_px", "width_px", "gray", "quality_centi", "trellis")
+
+
 def _symbols_row(symbols: Symbols) -> dict[str, Any]:
-    row: dict[str, Any] = {name: getattr(symbols, name) for name in ("model_id", "height_px", "width_px", "gray")}
-    row["quality_centi"] = symbols.quality_centi
+    row: dict[str, Any] = {name: getattr(symbols, name) for name in _SCALARS}
     row["reduced"] = None if symbols.reduced is None else asdict(symbols.reduced)
     for name in ("y", "z"):
         array = np.ascontiguousarray(getattr(symbols, name))
@@ -210,7 +213,7 @@ def _symbols_of(row: Mapping[str, Any]) -> Symbols:
     arrays: dict[str, Any] = {
         name: np.frombuffer(row[name], row[f"{name}_type"]).reshape(row[f"{name}_shape"]) for name in ("y", "z")
     }
-    scalars = {name: row[name] for name in ("model_id", "height_px", "width_px", "gray", "quality_centi")}
+    scalars = {name: row[name] for name in _SCALARS}
     reduced = None if row["reduced"] is None else Reduced(**row["reduced"])
     return Symbols(**scalars, **arrays, reduced=reduced)
 

@@ -27,7 +27,8 @@ from pipeline.nn.spec import ModelSpec
 from pipeline.nn.static import StaticCompressor
 from pipeline.nn.superres import SuperResolver
 from pipeline.training import static_export
-from pipeline.training.fitting import count, fit, reach_of, shifts, sigmas, table_arrays
+from pipeline.training.fitting import count, fit, reach_of, shifts, sigmas, spread, table_arrays
+from pipeline.training.trellis import fit_trellis, trellis_arrays
 
 SKIP_BELOW = 2
 MEAN_TOLERANCE, SCALE_TOLERANCE = 0.02, 0.02
@@ -53,16 +54,17 @@ def export(spec: ModelSpec, state: dict[str, Tensor], photos: Sequence[np.ndarra
     first = weights.parse(weights.serialise(arrays | table_arrays(logistic), meta))
     _require_agreement(model, first)
     arrays |= table_arrays(freeze_tables(fit(_histograms(first, photos))))
-    return weights.serialise(arrays, meta | {"skip_below": SKIP_BELOW})
+    meta |= {"skip_below": SKIP_BELOW}
+    trellis = fit_trellis(weights.parse(weights.serialise(arrays, meta)), photos)
+    return weights.serialise(arrays | trellis_arrays(trellis), meta)
 
 
 def _histograms(model: FrozenModel, photos: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """Counts of |symbol| 0 .. reach and beyond, per table, over photos at qualities spread over the range."""
+    """Counts of |symbol| 0 .. reach and beyond, per table, over rounded latents of photos."""
     counts = [np.zeros(reach_of(s) + 2) for s in sigmas()]
     networks = Networks(replace(model, skip_below=0), "cpu")
-    for k, photo in enumerate(photos):
-        centi = int((k * 0.6180339887 % 1) * integer.QUALITY_UNITS)
-        found, _ = networks.analyse(photo, centi, gray=False, effort=1)
+    for centi, photo in spread(photos):
+        found = networks.symbols_of(photo, centi, gray=False, effort=0)
         grid = Grid.of(*photo.shape[:2])
         count(counts, found.z.ravel(), z_indexes(model, centi, grid))
         for band in grid.bands():

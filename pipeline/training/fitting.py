@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -36,6 +37,12 @@ def shifts() -> np.ndarray:
     return found
 
 
+def spread(photos: Sequence[np.ndarray]) -> Iterator[tuple[int, np.ndarray]]:
+    """Each photo with a quality in hundredths; these are spread evenly over the range, however many there are."""
+    for k, photo in enumerate(photos):
+        yield int((k * 0.6180339887 % 1) * integer.QUALITY_UNITS), photo
+
+
 def count(counts: list[np.ndarray], symbols: np.ndarray, indexes: np.ndarray) -> None:
     """Add |symbols| to the histograms of their tables."""
     magnitudes = np.abs(symbols.astype(np.int64))
@@ -44,12 +51,12 @@ def count(counts: list[np.ndarray], symbols: np.ndarray, indexes: np.ndarray) ->
         counts[index] += np.bincount(found, minlength=len(counts[index]))
 
 
-def fit(histograms: list[np.ndarray]) -> list[np.ndarray]:
-    """Symmetric pmfs: histogram plus `PRIOR_SYMBOLS` logistic symbols."""
+def fit(histograms: list[np.ndarray], step: float = 1.0, offset: float = 0.0) -> list[np.ndarray]:
+    """Symmetric pmfs: histogram plus `PRIOR_SYMBOLS` logistic symbols of a quantiser as `logistic_pmf` knows it."""
     pmfs = []
     for sigma, counts in zip(sigmas(), histograms, strict=True):
         reach = reach_of(sigma)
-        prior = logistic_pmf(sigma, reach) * PRIOR_SYMBOLS
+        prior = logistic_pmf(sigma, reach, step, offset) * PRIOR_SYMBOLS
         half = counts[1:-1] / 2
         pmfs.append(prior + np.concatenate([half[::-1], counts[:1], half, [counts[-1] + 0.01]]))
     return pmfs

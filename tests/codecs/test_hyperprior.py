@@ -186,8 +186,8 @@ def test_the_slope_of_tiles_is_that_of_the_whole(codec, monkeypatch):
 def test_a_large_picture_is_refined_region_by_region(codec, monkeypatch):
     """With hardly another symbol, whatever the regions' size; each ends at a band, and no row is left out."""
     rgb = photo(500, 300)
-    whole, x_hat = codec.networks.analyse(rgb, 6000, gray=False, effort=3)
     monkeypatch.setattr(symbols, "BAND_POSITIONS", 1)
+    whole, x_hat = codec.networks.analyse(rgb, 6000, gray=False, effort=3)
     monkeypatch.setattr(networks, "REGION_POSITIONS", 8 * 19)
     parts, y_hat = codec.networks.analyse(rgb, 6000, gray=False, effort=3)
     assert (whole.y != parts.y).mean() < 0.02

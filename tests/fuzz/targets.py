@@ -102,7 +102,13 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
 def seeds(name: str) -> list[bytes]:
     """Small valid inputs of a target to start from."""
     if name in ("container", "payload"):
-        return [tiny.payload(), tiny.payload(1, 1), tiny.payload(300, 20, 0, 3000), tiny.reduced()]
+        return [
+            tiny.payload(),
+            tiny.payload(1, 1),
+            tiny.payload(300, 20, 0, 3000),
+            tiny.reduced(),
+            tiny.payload(trellis=True),
+        ]
     if name == "weights":
         return [tiny.file()]
     if name == "superres":

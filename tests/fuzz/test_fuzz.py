@@ -40,7 +40,8 @@ def test_arbitrary_bytes_crash_nothing(name: str):
     assert result.coverage > 0
 
 
-SMALL = [path.read_bytes() for path in sorted(GOLDEN.glob("*-gray.spx"))] + [tiny.payload(20, 20)]
+SMALL = [path.read_bytes() for path in sorted(GOLDEN.glob("*-gray.spx"))]
+SMALL += [tiny.payload(20, 20, trellis=trellis) for trellis in (False, True)]
 
 
 @pytest.mark.parametrize("payload", SMALL, ids=len)

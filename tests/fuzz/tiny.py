@@ -30,6 +30,13 @@ def file() -> bytes:
         "tables.reaches": tables.reaches,
         "h_s.compression": np.arange(256, dtype=np.int32),
     }
+    both = freeze([_trellis_pmf(i, offset) for offset in (0.0, 0.5) for i in range(integer.INDEX_COUNT)])
+    arrays |= {
+        "trellis.frequencies": both.frequencies.astype(np.int32),
+        "trellis.reaches": both.reaches,
+        "trellis.shifts": np.zeros(len(both), np.float32),
+        "trellis.step": np.array([1.25], np.float32),
+    }
     shapes = {"conv1": (9, WIDTH, HYPER), "up1": (1, 4 * WIDTH, WIDTH), "conv2": (9, WIDTH, WIDTH)}
     shapes |= {"up2": (1, 4 * WIDTH, WIDTH), "out": (1, 2 * LATENT, WIDTH)}
     for name, shape in shapes.items():
@@ -39,17 +46,24 @@ def file() -> bytes:
     return weights.serialise(arrays, {"spec": {"hyper": HYPER, "latent": LATENT}, "skip_below": 2})
 
 
+def _trellis_pmf(index: int, offset: float) -> np.ndarray:
+    return logistic_pmf(integer.sigma_of_index(index), min(3 + index, 20), 1.25, offset)
+
+
 @functools.cache
 def model() -> weights.FrozenModel:
     return weights.parse(file())
 
 
-def payload(height_px: int = 70, width_px: int = 90, quality_centi: int = 6000, reach: int = 60) -> bytes:
+def payload(
+    height_px: int = 70, width_px: int = 90, quality_centi: int = 6000, reach: int = 60, trellis: bool = False
+) -> bytes:
     """Random symbols under it, escapes among them."""
     random, grid = np.random.default_rng(reach), symbols.Grid.of(height_px, width_px)
     z = random.integers(-3, 3, (HYPER, grid.z_height, grid.z_width)).astype(np.int16)
     y = random.integers(-reach, reach, (LATENT, grid.height, grid.width)).astype(np.int16)
-    made = Symbols(model().model_id, height_px, width_px, False, quality_centi, _skipped(y, z, quality_centi), z)
+    y = _skipped(y, z, quality_centi)
+    made = Symbols(model().model_id, height_px, width_px, False, quality_centi, y, z, trellis=trellis)
     return symbols.entropy_encode(model(), made)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from pipeline.codecs.base import Symbols
 from pipeline.codecs.learned.symbols import Grid, y_base
 from pipeline.codecs.learned.weights import FrozenModel
+from pipeline.entropy.order import tables_of
 from pipeline.entropy.tables import FrequencyTables
 from pipeline.nn import integer
 
@@ -28,7 +29,10 @@ def allocation(model: FrozenModel, symbols: Symbols) -> np.ndarray:
     for band in grid.bands():
         offset, _ = band.hyper(model.h_s, z)
         index = integer.index_of(integer.fixed_log2_sigma(base, offset)).astype(np.uint8)
-        bits[band.rows] = _cost(model.tables, symbols.y[:, band.rows], index, model.skip_below).sum(axis=0)
+        y, tables = symbols.y[:, band.rows], model.tables
+        if symbols.trellis and model.trellis:
+            tables, index = model.trellis.tables, tables_of(index, model.skip_below, integer.INDEX_COUNT, y)
+        bits[band.rows] = _cost(tables, y, index, model.skip_below).sum(axis=0)
     return bits
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from pipeline.codecs.base import Symbols
 from pipeline.codecs.learned.quantise import PASSES, Quantiser, pulls
 from pipeline.codecs.learned.symbols import Grid, mu_of, y_base
+from pipeline.codecs.learned.trellis import TrellisQuantiser
 from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.nn import integer, models
 from pipeline.nn.freeze import FLOAT_PARTS, FrozenTransforms
@@ -59,6 +60,7 @@ class Networks:
         self.transforms = transforms.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.bf16 = self.device.type == "cuda" or has_fast_bf16()
         self.quantiser = Quantiser(model, self.device)
+        self.trellis = TrellisQuantiser(model, model.trellis, self.device) if model.trellis else None
         self.h_s = model.h_s  # on a CPU, NumPy takes half the time of torch for these small products in float64
         if self.device.type != "cpu":
             self.h_s = model.h_s.to(lambda array: torch.from_numpy(array).to(self.device))
@@ -106,6 +108,7 @@ class Networks:
             quality_centi=quality_centi,
             y=symbols,
             z=z.cpu().numpy().astype(np.int16),
+            trellis=bool(passes) and self.trellis is not None,
             index=index,
         )
         return found, y_hat[None]
@@ -113,16 +116,24 @@ class Networks:
     def _settle(
         self, bands: list[ScaledBand], target: Tensor, error_bits: Tensor | None, symbols: np.ndarray, y_hat: Tensor
     ) -> None:
-        """Quantise `target` into the rows of `bands` of `symbols` and `y_hat`; to the nearest without `error_bits`."""
+        """Quantise `target` into the rows of `bands` of `symbols` and `y_hat`.
+
+        To the nearest without `error_bits`; with them to the cheapest, along the trellis of a model that has one.
+        """
         top = bands[0][0].start
         for rows, index, mu in bands:
             residual = (target[:, rows.start - top : rows.stop - top] - mu).clamp(-VALUE_LIMIT, VALUE_LIMIT)
-            if error_bits is None:
-                value = self.quantiser.nearest(residual, index)
+            if error_bits is not None and self.trellis is not None:
+                value, centred = self.trellis.cheapest(residual, index, error_bits)
             else:
-                value = self.quantiser.cheapest(residual, index, error_bits)
+                value = (
+                    self.quantiser.nearest(residual, index)
+                    if error_bits is None
+                    else self.quantiser.cheapest(residual, index, error_bits)
+                )
+                centred = self.quantiser.centred(value, index)
             symbols[:, rows] = value.cpu().numpy()
-            y_hat[:, rows] = self.quantiser.centred(value, index) + mu
+            y_hat[:, rows] = centred + mu
 
     def _slope(
         self,
@@ -166,10 +177,11 @@ class Networks:
         """(H, W, 3) uint8; `y_hat` (M, h, w) float32 in quantiser steps, where the caller has asked h_s already."""
         if y_hat is not None:
             return self._picture(torch.from_numpy(y_hat).to(self.device)[None], symbols, self.precision)
+        quantiser = self.trellis if symbols.trellis and self.trellis else self.quantiser
         found = torch.from_numpy(symbols.y).to(self.device).float()
         z = torch.from_numpy(symbols.z.astype(np.float64)).to(self.device)
         for rows, index, mu in self._bands(Grid.of(symbols.height_px, symbols.width_px), symbols.quality_centi, z):
-            found[:, rows] = self.quantiser.centred(found[:, rows], index) + mu
+            found[:, rows] = quantiser.centred(found[:, rows], index) + mu
         return self._picture(found[None], symbols, self.precision)
 
     def _quality(self, quality_centi: int) -> Tensor:

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from pipeline.codecs.learned.weights import FrozenModel
+from pipeline.entropy.tables import FrequencyTables
 
 REACH = 32
 """Magnitudes from here on are rounded: their neighbours cost the same."""
@@ -38,7 +39,7 @@ class Quantiser:
 
     def __init__(self, model: FrozenModel, device: torch.device) -> None:
         self.skip_below = model.skip_below
-        self.bits = torch.from_numpy(_bits_of(model)).to(device)
+        self.bits = torch.from_numpy(bits_of(model.tables)).to(device)
         self.shifts = torch.from_numpy(model.shifts).to(device)
 
     def nearest(self, residual: Tensor, index: Tensor) -> Tensor:
@@ -49,14 +50,14 @@ class Quantiser:
         """What integers under the tables at `index` stand for: the centroids of their bins."""
         out = symbols.clone(memory_format=torch.contiguous_format)
         flat = out.view(-1)
-        coded = _places(flat != 0)
+        coded = places(flat != 0)
         flat[coded] -= flat[coded].sign() * self.shifts[_at(coded, index, out)]
         return out
 
     def cheapest(self, residual: Tensor, index: Tensor, error_bits: Tensor) -> Tensor:
         """The cheapest of nearest magnitude, the one below, and zero; `error_bits` is the price of a squared step."""
         out = torch.zeros_like(residual, memory_format=torch.contiguous_format)
-        doubtful = _places(((residual.abs() >= SURELY_ZERO) & (index >= self.skip_below)).reshape(-1))
+        doubtful = places(((residual.abs() >= SURELY_ZERO) & (index >= self.skip_below)).reshape(-1))
         values, tables, price = (x.expand_as(out).reshape(-1)[doubtful] for x in (residual, index, error_bits))
         magnitude, tables = values.abs(), tables.long()
         # Centroids lie below their integers, so that a magnitude halfway up may be nearer to the one above.
@@ -73,7 +74,7 @@ class Quantiser:
         return self.bits[index, value.clamp_max(REACH).long()] + error_bits * error.square()
 
 
-def _places(mask: Tensor) -> Tensor:
+def places(mask: Tensor) -> Tensor:
     """Where `mask` (n,) is true; NumPy is eight times as fast at this as torch on a CPU."""
     return torch.from_numpy(np.flatnonzero(mask.numpy())) if mask.device.type == "cpu" else mask.nonzero().squeeze(1)
 
@@ -83,11 +84,11 @@ def _at(places: Tensor, index: Tensor, like: Tensor) -> Tensor:
     return index.expand_as(like).reshape(-1)[places].long()
 
 
-def _bits_of(model: FrozenModel) -> np.ndarray:
+def bits_of(tables: FrequencyTables) -> np.ndarray:
     """Cost of magnitudes 0 .. REACH under each table, (tables, REACH + 1) float32; escapes as in the table."""
     rows = []
-    for index, reach in enumerate(model.tables.reaches):
-        bits = model.tables.bits(index)
+    for index, reach in enumerate(tables.reaches):
+        bits = tables.bits(index)
         row = np.full(REACH + 1, bits[-1] + 8, dtype=np.float32)
         held = bits[reach:-1][: REACH + 1]
         row[: len(held)] = held

@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.bitstream import container
 from pipeline.bitstream.container import Container
 from pipeline.codecs.base import Symbols
-from pipeline.codecs.learned.weights import FrozenModel
+from pipeline.codecs.learned.weights import FrozenModel, Trellis
 from pipeline.entropy.coder import SymbolDecoder, SymbolEncoder, Words
 from pipeline.errors import BitstreamError
 from pipeline.nn import integer
@@ -95,18 +95,31 @@ def entropy_encode(model: FrozenModel, symbols: Symbols) -> bytes:
     z_words = encoder.encode(symbols.z.ravel(), z_indexes(model, symbols.quality_centi, grid))
     base, z = y_base(model, symbols.quality_centi), symbols.z.astype(np.float64)
     y_words = []
+    trellis = model.trellis if symbols.trellis else None
     for band in grid.bands():
         if symbols.index is None:
             index = integer.index_of(integer.fixed_log2_sigma(base, band.scales(model.h_s, z))).astype(np.uint8)
         else:
             index = symbols.index[:, band.rows]
-        words = encoder.encode(symbols.y[:, band.rows].ravel(), index.ravel(), model.skip_below)
+        y = symbols.y[:, band.rows].ravel()
+        if trellis:
+            words = encoder.encode_trellis(y, index.ravel(), model.skip_below, trellis.tables)
+        else:
+            words = encoder.encode(y, index.ravel(), model.skip_below)
         y_words.append(container.varint(len(words) // 4) + words)
     sections = {container.Z: z_words, container.ESCAPES: encoder.escapes(), container.Y: b"".join(y_words)}
     if symbols.reduced is not None:
         sections[container.REDUCED] = symbols.reduced.to_bytes()
     return container.pack(
-        Container(symbols.model_id, symbols.width_px, symbols.height_px, symbols.quality_centi, symbols.gray, sections)
+        Container(
+            model_id=symbols.model_id,
+            width_px=symbols.width_px,
+            height_px=symbols.height_px,
+            quality_centi=symbols.quality_centi,
+            gray=symbols.gray,
+            sections=sections,
+            trellis=trellis is not None,
+        )
     )
 
 
@@ -119,21 +132,28 @@ def mu_of(position: integer.Array, mean: integer.Array) -> integer.Array:
 class DecodedBand:
     """What is known of a band of y once it is decoded, all (M, rows, w).
 
-    y int16 symbols, index uint8 the tables they were coded with, position and mean what h_s said (float64 integers).
+    y int16 symbols, index uint8 the tables they were coded with, position and mean what h_s said (float64 integers),
+    trellis what they were coded by, if it was that.
     """
 
     y: np.ndarray
     index: np.ndarray
     position: np.ndarray
     mean: np.ndarray
+    trellis: Trellis | None = None
 
 
 def dequantised(model: FrozenModel, band: DecodedBand) -> np.ndarray:
     """y_hat in quantiser steps, (M, rows, w) float32: symbols at the centroids of their bins, plus mu."""
     y_hat = mu_of(band.position.astype(np.float32), band.mean.astype(np.float32))
     coded = np.flatnonzero(band.y)
-    symbols = band.y.ravel()[coded].astype(np.float32)
-    y_hat.reshape(-1)[coded] += symbols - np.sign(symbols) * model.shifts[band.index.ravel()[coded]]
+    symbols, tables = band.y.ravel()[coded].astype(np.float32), band.index.ravel()[coded]
+    if band.trellis is None:
+        y_hat.reshape(-1)[coded] += symbols - np.sign(symbols) * model.shifts[tables]
+    else:
+        second = np.float32(0.5) * (tables >= integer.INDEX_COUNT)
+        magnitude = (np.abs(symbols) - second) * np.float32(band.trellis.step) - band.trellis.shifts[tables]
+        y_hat.reshape(-1)[coded] += np.sign(symbols) * magnitude
     return y_hat
 
 
@@ -153,6 +173,7 @@ def entropy_decode(model: FrozenModel, payload: bytes, on_band: Callable[[Decode
     z = decoder.decode(z_words, z_indexes(model, box.quality_centi, grid)).reshape(hyper, grid.z_height, grid.z_width)
     y = np.zeros((latent, grid.height, grid.width), dtype=np.int16)
     base, z_float = y_base(model, box.quality_centi), z.astype(np.float64)
+    trellis = model.trellis if box.trellis else None
     for band, words in zip(grid.bands(), y_words, strict=True):
         mean: integer.Array = None
         if on_band:
@@ -161,11 +182,18 @@ def entropy_decode(model: FrozenModel, payload: bytes, on_band: Callable[[Decode
             offset = band.scales(model.h_s, z_float)
         position = integer.fixed_log2_sigma(base, offset)
         index = integer.index_of(position).astype(np.uint8)
-        y[:, band.rows] = decoder.decode(words, index.ravel(), model.skip_below).reshape(index.shape)
+        if trellis:
+            found, used = decoder.decode_trellis(words, index.ravel(), model.skip_below, trellis.tables)
+            index = used.reshape(index.shape)
+        else:
+            found = decoder.decode(words, index.ravel(), model.skip_below)
+        y[:, band.rows] = found.reshape(index.shape)
         if on_band:
-            on_band(DecodedBand(y[:, band.rows], index, position, mean))
+            on_band(DecodedBand(y[:, band.rows], index, position, mean, trellis))
     decoder.finish()
-    return Symbols(box.model_id, box.height_px, box.width_px, box.gray, box.quality_centi, y, z, box.reduced)
+    return Symbols(
+        box.model_id, box.height_px, box.width_px, box.gray, box.quality_centi, y, z, box.reduced, box.trellis
+    )
 
 
 def opened(model: FrozenModel, payload: bytes) -> Container:
@@ -181,6 +209,8 @@ def opened(model: FrozenModel, payload: bytes) -> Container:
         raise BitstreamError(f"payload: {width_px}x{height_px} is more than {PIXEL_LIMIT:,} pixels; refused")
     if box.reduced is not None and not model.h_s.layers:
         raise BitstreamError("payload: a reduced picture under a model with static tables; it is damaged")
+    if box.trellis and model.trellis is None:
+        raise BitstreamError(f"payload: it is trellis-coded, and model {model.model_id} has no trellis; it is damaged")
     return box
 
 

@@ -42,6 +42,20 @@ FOLDER = resources.files("pipeline.codecs.learned") / "weights"
 
 
 @dataclass(frozen=True, eq=False)
+class Trellis:
+    """What trellis-coded y goes by.
+
+    tables  one for each scale index under the first quantiser, then as many under the second.
+    shifts  how far towards zero of their quantiser's points symbols are reconstructed, (2 * indexes,) float32.
+    step  of each quantiser, where 1 is that of plain rounding.
+    """
+
+    tables: FrequencyTables
+    shifts: np.ndarray
+    step: float
+
+
+@dataclass(frozen=True, eq=False)
 class FrozenModel:
     """One decoder, and the encoder that goes with it.
 
@@ -61,6 +75,7 @@ class FrozenModel:
     skip_below: int
     card: dict[str, Any]
     worth: float
+    trellis: Trellis | None = None
 
     @property
     def shifts(self) -> np.ndarray:
@@ -112,7 +127,31 @@ def parse(data: bytes) -> FrozenModel:
         skip_below=skip_below,
         card=meta.get("card", {}),
         worth=worth,
+        trellis=_trellis(arrays),
     )
+
+
+def _trellis(arrays: Mapping[str, np.ndarray]) -> Trellis | None:
+    """Raises BitstreamError for what is malformed; None where a model has none."""
+    if "trellis.frequencies" not in arrays:
+        return None
+    try:
+        frequencies, reaches = (_integers(arrays, f"trellis.{name}", 1) for name in ("frequencies", "reaches"))
+        shifts, step = arrays["trellis.shifts"], arrays["trellis.step"]
+    except (KeyError, ValueError) as error:
+        raise BitstreamError(f"weights: {error}; the file is damaged, fetch it again") from None
+    tables, count = FrequencyTables(frequencies, reaches), 2 * integer.INDEX_COUNT
+    if (
+        len(tables) != count
+        or (shifts.dtype, shifts.shape, step.dtype, step.shape) != (np.float32, (count,), np.float32, (1,))
+        or not (np.abs(shifts) <= 1).all()
+        or not 0.25 <= step[0] <= 4
+    ):
+        raise BitstreamError(
+            f"weights: trellis of {len(tables)} tables, {shifts.shape} shifts and {step.tolist()} steps; expected "
+            f"{count} tables, as many float32 shifts within 1 and one float32 step of 1/4 to 4; the file is damaged"
+        )
+    return Trellis(tables, shifts, float(step[0]))
 
 
 def _worth(entry: Mapping[str, Any] | None) -> float:

@@ -1,0 +1,180 @@
+"""Trellis-coded latents: the path is the cheapest, it pays, and a payload says what the encoder chose."""
+
+from __future__ import annotations
+
+import itertools
+import zlib
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.bitstream import container
+from pipeline.codecs.learned import symbols as symbols_of
+from pipeline.codecs.learned import weights
+from pipeline.codecs.learned.hyperprior import Hyperprior
+from pipeline.codecs.learned.quantise import REACH, Quantiser
+from pipeline.codecs.learned.trellis import TrellisQuantiser, _cheapest_path
+from pipeline.entropy import order
+from pipeline.errors import BitstreamError
+from pipeline.imaging.decode import decode
+from pipeline.nn.integer import INDEX_COUNT, sigma_of_index
+from pipeline.records import Picture, Rate
+from tests.golden.add import FOLDER as GOLDEN
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def model() -> weights.FrozenModel:
+    return weights.packaged_model(weights.default_model_id("cnn"))
+
+
+@pytest.fixture(scope="module")
+def quantiser(model) -> TrellisQuantiser:
+    return TrellisQuantiser(model, model.trellis, CPU)
+
+
+@pytest.fixture(scope="module")
+def codec() -> Hyperprior:
+    return Hyperprior(Rate(quality=50.0), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def picture(photos) -> Picture:
+    return Picture(decode(photos[0].read_bytes()).rgb[:200, :330])
+
+
+def bits_of(quantiser: TrellisQuantiser, sent: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    scales, integers = index.expand_as(sent).numpy(), sent.numpy().astype(np.int16)
+    tables = torch.from_numpy(order.tables_of(scales, quantiser.skip_below, INDEX_COUNT, integers)).long()
+    return quantiser.bits[tables, sent.abs().clamp_max(REACH).long()] * (index >= quantiser.skip_below)
+
+
+def samples(index: int, count: int) -> torch.Tensor:
+    scale = sigma_of_index(index) * 3**0.5 / np.pi
+    uniform = torch.rand(count, generator=torch.Generator().manual_seed(index)).clamp(1e-6, 1 - 1e-6)
+    return scale * torch.log(uniform / (1 - uniform))
+
+
+@pytest.mark.parametrize("price", [2.0, 6.0, 20.0])
+@pytest.mark.parametrize("index", [4, 20, 40])
+def test_no_other_sequence_of_symbols_is_cheaper(quantiser, index, price):
+    """All sequences of five symbols within two of rounding, in one lane."""
+    target = samples(index, 5)
+    scale, worth = torch.full((5,), index, dtype=torch.uint8), torch.tensor(price)
+    sent, values = quantiser.cheapest(target, scale, worth)
+
+    def cost(each: torch.Tensor) -> float:
+        error = (quantiser.centred(each, scale) - target).square()
+        return float((bits_of(quantiser, each, scale) + price * error).sum())
+
+    sign = target.sign()
+    nearest = (target.abs() / quantiser.step).floor()
+    tried = itertools.product(*({0, int(k), int(k) + 1, int(k) + 2, max(0, int(k) - 1)} for k in nearest))
+    assert cost(sent) == pytest.approx(min(cost(torch.tensor(each, dtype=torch.float32) * sign) for each in tried))
+    torch.testing.assert_close(values, quantiser.centred(sent, scale))
+
+
+def test_lanes_are_independent_and_the_steps_of_each_are_in_order():
+    torch.manual_seed(0)
+    costs = torch.rand(2, 2, 3 * 8 + 5)
+    together = _cheapest_path(costs, [8, 8, 8, 5])
+    for lane in range(8):
+        own = torch.arange(lane, costs.shape[2], 8)
+        assert torch.equal(together[own], _cheapest_path(costs[:, :, own], [1] * len(own)))
+
+
+@pytest.mark.parametrize("index", [10, 24, 40, 56])
+def test_it_costs_less_than_the_best_rounding(model, quantiser, index):
+    """bits + price * error of both quantisers, at the slope where steps of 1 are right: price = 6."""
+    target = samples(index, 40_000)
+    scale, worth = torch.full_like(target, index, dtype=torch.uint8), torch.tensor(6.0)
+    plain = Quantiser(model, CPU)
+    rounded = plain.cheapest(target, scale, worth)
+    before = (
+        plain.bits[scale.long(), rounded.abs().clamp_max(REACH).long()]
+        + 6 * (plain.centred(rounded, scale) - target).square()
+    )
+    sent, values = quantiser.cheapest(target, scale, worth)
+    after = bits_of(quantiser, sent, scale) + 6 * (values - target).square()
+    assert after.mean() < before.mean() - 0.01
+
+
+def test_what_is_not_coded_is_zero_and_takes_no_part(quantiser):
+    torch.manual_seed(1)
+    target = 4 * torch.randn(3, 20, 20)
+    index = torch.full(target.shape, 30, dtype=torch.uint8)
+    skipped = torch.zeros_like(target, dtype=torch.bool)
+    skipped[1] = True
+    sent, values = quantiser.cheapest(target, index * ~skipped, torch.ones(3, 1, 1))
+    kept, _ = quantiser.cheapest(target[[0, 2]], index[[0, 2]], torch.ones(2, 1, 1))
+    assert not sent[skipped].any()
+    assert not values[skipped].any()
+    assert torch.equal(sent[[0, 2]], kept)
+
+
+def test_values_beyond_every_table_are_escaped(quantiser):
+    target = torch.tensor([32767.0, -32767.0, 900.0, 0.0])
+    sent, values = quantiser.cheapest(target, torch.full((4,), 30, dtype=torch.uint8), torch.tensor(1.0))
+    assert sent.abs().max() <= 32767
+    assert (values - target).abs().max() < 1
+
+
+def test_a_payload_says_what_was_chosen(codec, picture):
+    (analysis,) = codec.analyse([picture])
+    assert analysis.symbols.trellis
+    payload = codec.entropy_encode(analysis.symbols)
+    assert container.unpack(payload).trellis
+    read = codec.entropy_decode(payload)
+    assert np.array_equal(read.y, analysis.symbols.y)
+    decoded, again = codec.decode(payload), codec.synthesise([read])[0]
+    assert np.abs(decoded.astype(int) - again).max() <= 1
+    assert ((decoded.astype(float) - picture.rgb) ** 2).mean() == pytest.approx(analysis.distortion.mse, rel=1e-3)
+
+
+def test_bands_start_anew(codec, picture, monkeypatch):
+    """A picture of several bands is read band by band, and each as if it stood alone."""
+    monkeypatch.setattr(symbols_of, "BAND_POSITIONS", 6)
+    (analysis,) = codec.analyse([picture])
+    bands = list(symbols_of.Grid.of(200, 330).bands())
+    assert len(bands) > 2
+    assert np.array_equal(codec.entropy_decode(codec.entropy_encode(analysis.symbols)).y, analysis.symbols.y)
+
+
+def test_effort_zero_rounds_and_says_so(codec, picture):
+    fast = Hyperprior(Rate(quality=50.0), device="cpu", effort=0)
+    payload = fast.encode(picture).payload
+    assert not container.unpack(payload).trellis
+    assert len(codec.encode(picture).payload) < len(payload)
+
+
+def test_a_trellis_coded_payload_needs_a_model_with_a_trellis(codec, picture):
+    payload = codec.encode(picture).payload
+    without = replace(codec.frozen, trellis=None)
+    with pytest.raises(BitstreamError, match="trellis"):
+        symbols_of.entropy_decode(without, payload)
+
+
+def test_the_flag_alone_is_found_out(codec, picture):
+    """The same words read by the other rule: another payload or none, never the same picture."""
+    payload = codec.encode(picture).payload
+    body = payload[:5] + bytes([payload[5] ^ 2]) + payload[6:-4]
+    changed = body + zlib.crc32(body).to_bytes(4, "little")
+    try:
+        read = codec.entropy_decode(changed)
+    except BitstreamError:
+        return
+    assert not np.array_equal(read.y, codec.entropy_decode(payload).y)
+
+
+def test_models_of_before_it_still_round(picture):
+    former = weights.parse((GOLDEN.parent / "weights" / "76a6df8d2f3d9f11.safetensors").read_bytes())
+    assert former.trellis is None
+    codec = Hyperprior.from_weights(
+        (GOLDEN.parent / "weights" / "76a6df8d2f3d9f11.safetensors").read_bytes(), Rate(quality=50.0), device="cpu"
+    )
+    payload = codec.encode(picture).payload
+    assert not container.unpack(payload).trellis
+    assert codec.decode(payload).shape == picture.rgb.shape

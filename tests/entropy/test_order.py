@@ -1,0 +1,86 @@
+"""The order of trellis-coded symbols, against the rule as FORMAT.md tells it, one symbol at a time."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.entropy import order
+from pipeline.entropy.coder import SymbolDecoder, SymbolEncoder, Words
+from pipeline.entropy.tables import freeze, logistic_pmf
+from pipeline.errors import BitstreamError
+
+COUNT = 6
+TABLES = freeze([logistic_pmf(2.0 ** (i - 2), 4 + 2 * i, 1.2, half) for half in (0.0, 0.5) for i in range(COUNT)])
+
+
+def told(symbols: np.ndarray, indexes: np.ndarray, skip_below: int) -> list[tuple[int, int]]:
+    """(position, quantiser) of every coded symbol in the order of its lane and taking."""
+    coded = sorted((int(index), at) for at, index in enumerate(indexes) if index >= skip_below)
+    lanes = 1
+    while 2 * lanes <= min(len(coded) / 64, 4096):
+        lanes *= 2
+    bits, found, lane, last = dict.fromkeys(range(lanes), (0, 0, 0)), [], 0, -1
+    for index, at in coded:
+        lane = 0 if index != last or lane == lanes else lane
+        now, before, earlier = bits[lane]
+        found.append((at, now))
+        bits[lane] = (int(symbols[at]) % 2 ^ before ^ earlier, now, before)
+        lane, last = lane + 1, index
+    return found
+
+
+def made(count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    indexes = random.integers(0, COUNT, count).astype(np.uint8)
+    return np.round(random.normal(size=count) * 2.0 ** (indexes - 2.0)).astype(np.int16), indexes
+
+
+@pytest.mark.parametrize("count", [0, 1, 63, 128, 1000, 30_000])
+@pytest.mark.parametrize("skip_below", [0, 2])
+def test_each_symbol_has_the_table_of_the_rule(count, skip_below):
+    symbols, indexes = made(count)
+    symbols[indexes < skip_below] = 0
+    found = order.tables_of(indexes, skip_below, COUNT, symbols)
+    expected = indexes.copy()
+    for at, quantiser in told(symbols, indexes, skip_below):
+        expected[at] += quantiser * COUNT
+    assert np.array_equal(found, expected)
+    if count > 100:
+        assert 0.1 < (found >= COUNT).mean() < 0.9
+
+
+def test_the_calls_of_one_taking_are_in_the_order_of_the_lanes():
+    symbols, indexes = made(5000)
+    calls = list(order.halves(indexes, 0, COUNT, symbols))
+    assert sorted(at for _, positions in calls for at in positions) == list(range(5000))
+    assert all((np.diff(positions) > 0).all() for _, positions in calls)
+    assert [table % COUNT for table, _ in calls] == sorted(table % COUNT for table, _ in calls)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(-32767, 32767), st.integers(0, COUNT - 1)), max_size=300), st.integers(0, COUNT - 1)
+)
+def test_any_trellis_coded_symbols_come_back_with_their_tables(pairs, skip_below):
+    symbols = np.array([s for s, _ in pairs], dtype=np.int16)
+    indexes = np.array([i for _, i in pairs], dtype=np.uint8)
+    encoder = SymbolEncoder(TABLES)
+    words = encoder.encode_trellis(symbols, indexes, skip_below, TABLES)
+    decoder = SymbolDecoder(TABLES, encoder.escapes())
+    found, used = decoder.decode_trellis(Words(words), indexes, skip_below, TABLES)
+    decoder.finish()
+    expected = np.where(indexes < skip_below, 0, symbols)
+    assert np.array_equal(found, expected)
+    assert np.array_equal(used, order.tables_of(indexes, skip_below, COUNT, expected))
+
+
+def test_words_of_other_symbols_are_refused_or_read_as_others():
+    symbols, indexes = made(3000)
+    encoder = SymbolEncoder(TABLES)
+    words = encoder.encode_trellis(symbols, indexes, 0, TABLES)
+    for damaged in (words[:-8], b"\1\2\3\4" + words):
+        with pytest.raises(BitstreamError):
+            SymbolDecoder(TABLES, encoder.escapes()).decode_trellis(Words(damaged), indexes, 0, TABLES)
