@@ -39,7 +39,12 @@ PARTS: dict[str, tuple[tuple[Any, str], ...]] = {
     "slope of g_s": ((Networks, "_slope"),),
     "g_s": ((Networks, "_picture"),),
     "metrics": ((hyperprior, "measure"),),
-    "entropy coder": ((SymbolEncoder, "encode"), (SymbolDecoder, "decode")),
+    "entropy coder": (
+        (SymbolEncoder, "encode"),
+        (SymbolEncoder, "encode_trellis"),
+        (SymbolDecoder, "decode"),
+        (SymbolDecoder, "decode_trellis"),
+    ),
 }
 ENTROPY_STAGE = ("entropy coding", "verification")
 
