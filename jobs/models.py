@@ -52,11 +52,12 @@ def _entry(model_id: str) -> dict[str, Any]:
 def _is_super_resolver(file: str) -> bool:
     from pipeline import storage
     from pipeline.codecs.learned import weights
+    from pipeline.codecs.learned.weights_checks import MALFORMED
     from pipeline.nn.spec import SuperresSpec
 
     try:
         return bool(weights.meta_of(storage.read_bytes(file)).get("kind") == SuperresSpec.kind)
-    except (*weights.MALFORMED, StorageError):
+    except (*MALFORMED, StorageError):
         return False  # whatever it is, opening it says what is wrong
 
 

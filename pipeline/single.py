@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, cast
 
@@ -140,11 +141,7 @@ def with_sections(payload: bytes, picture: Picture) -> bytes:
         container.XMP: picture.xmp or b"",
         container.ALPHA: alpha.getvalue(),
     }
-    return container.pack(
-        container.Container(
-            box.model_id, box.width_px, box.height_px, box.quality_centi, box.gray, {**box.sections, **extra}
-        )
-    )
+    return container.pack(replace(box, sections={**box.sections, **extra}))
 
 
 @lru_cache(maxsize=4)

@@ -70,9 +70,9 @@ class Codec(Protocol):
 class Symbols:
     """Everything a learned payload says, as integers; equality of two is equality of every field.
 
-    y  (M, ceil(H/16), ceil(W/16)) int16, round(y - mu), zeros where the scale index says skip.
-    trellis  y is trellis-coded: its integers count steps of two quantisers in turn (`entropy.order`).
+    y  (M, ceil(H/16), ceil(W/16)) int16, zeros where the scale index says skip: quantised y - mu.
     z  (N, ceil(h/4), ceil(w/4)) int16.
+    trellis  y counts the steps of two quantisers in turn (`entropy.order`), not those of one.
 
     A model with static tables has positions of its own size instead of 16 px, and z (1 or 7, 1, 1) is what it says of
     the whole picture (`learned.static_symbols.Side`).

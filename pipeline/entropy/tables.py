@@ -19,6 +19,7 @@ import numpy as np
 from pipeline.errors import BitstreamError
 
 PRECISION_BITS = 24
+_REACH_LIMIT = 32766
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,13 +36,17 @@ class FrequencyTables:
     reaches: np.ndarray
 
     def __post_init__(self) -> None:
-        sizes = 2 * self.reaches.astype(np.int64) + 2
-        if self.reaches.ndim != 1 or len(sizes) == 0 or len(sizes) > 256 or sizes.min() < 2:
-            raise BitstreamError(f"frequency tables: found reaches of shape {self.reaches.shape}; expected 1 to 256")
-        if self.frequencies.shape != (int(sizes.sum()),) or self.frequencies.min() < 1:
+        reaches = self.reaches
+        if reaches.ndim != 1 or not 1 <= len(reaches) <= 256 or reaches.min() < 0 or reaches.max() > _REACH_LIMIT:
             raise BitstreamError(
-                f"frequency tables: found {self.frequencies.shape[0]} entries, expected {int(sizes.sum())} of at "
-                "least 1; the weights file is damaged, fetch it again"
+                f"frequency tables: found reaches of shape {reaches.shape}; expected 1 to 256 of at most {_REACH_LIMIT}"
+            )
+        sizes = 2 * reaches.astype(np.int64) + 2
+        frequencies = self.frequencies
+        if frequencies.shape != (int(sizes.sum()),) or frequencies.min() < 1 or frequencies.max() > 1 << PRECISION_BITS:
+            raise BitstreamError(
+                f"frequency tables: found {self.frequencies.shape[0]} entries, expected {int(sizes.sum())} from 1 to "
+                f"2^{PRECISION_BITS}; the weights file is damaged, fetch it again"
             )
         for index, table in enumerate(self._split):
             if int(table.sum()) != 1 << PRECISION_BITS:

@@ -56,7 +56,7 @@ def require_fitting(
     try:
         with torch.device("meta"):
             state = make().state_dict()
-    except (ConfigError, RuntimeError, ValueError, OverflowError) as error:
+    except (ConfigError, RuntimeError, AssertionError, ArithmeticError, LookupError, TypeError, ValueError) as error:
         raise BitstreamError(f"weights: their sizes make no network ({error}); fetch the file again") from None
     wanted = {name: tuple(value.shape) for name, value in state.items() if name.startswith(parts)}
     found = {name: value.shape for name, value in arrays.items() if name.startswith(parts)}

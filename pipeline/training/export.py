@@ -31,7 +31,7 @@ from pipeline.training.fitting import count, fit, reach_of, shifts, sigmas, spre
 from pipeline.training.trellis import fit_trellis, trellis_arrays
 
 SKIP_BELOW = 6
-"""Under sigma 0.2, one symbol in a thousand would be anything but zero: leaving it out costs less than saying so."""
+"""One in a thousand of these would not be zero: leaving all out costs less than saying so (LOG.md)."""
 MEAN_TOLERANCE, SCALE_TOLERANCE = 0.02, 0.02
 
 

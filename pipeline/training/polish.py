@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.codecs.learned.hyperprior import DEFAULT_EFFORT
 from pipeline.codecs.learned.networks import Networks
 from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.nn import integer
@@ -22,7 +23,6 @@ from pipeline.nn.hyperprior import MeanScaleHyperprior
 from pipeline.nn.spec import HyperpriorSpec
 from pipeline.training.data import Crops
 
-EFFORT = 1
 CROP_PX, BATCH, CLIP_NORM, WARMUP_STEPS = 256, 8, 0.2, 20
 HELD_PHOTO, HELD_CROPS = 16, 32
 
@@ -95,7 +95,7 @@ def _coded(
     quality = (torch.arange(count) * 0.6180339887) % 1
     y_hat = []
     for rgb, one in zip(x.numpy(), quality, strict=True):
-        steps = networks.latents_sent(np.ascontiguousarray(rgb), int(one * integer.QUALITY_UNITS), EFFORT)
+        steps = networks.latents_sent(np.ascontiguousarray(rgb), int(one * integer.QUALITY_UNITS), DEFAULT_EFFORT)
         y_hat.append((steps / torch.exp2(model.log2_gain(one[None]))).half())
     return Coded(x.permute(0, 3, 1, 2), torch.cat(y_hat), quality)
 

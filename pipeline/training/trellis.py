@@ -12,16 +12,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.codecs.learned.hyperprior import DEFAULT_EFFORT
 from pipeline.codecs.learned.networks import Networks
 from pipeline.codecs.learned.trellis import TrellisQuantiser
-from pipeline.codecs.learned.weights import FrozenModel, Trellis
+from pipeline.codecs.learned.weights import FrozenModel
+from pipeline.codecs.learned.weights_checks import Trellis
 from pipeline.entropy.order import tables_of
 from pipeline.entropy.tables import FrequencyTables, freeze
 from pipeline.nn.integer import INDEX_COUNT
 from pipeline.training.fitting import count, fit, reach_of, sigmas, spread
 
 STEP = 1.15
-"""Of each quantiser: 1.1 to 1.2 cost the same, 1.0 and 1.3 up to 1 % more (LOG.md)."""
+"""Of each quantiser: 1.1 and 1.2 cost the same, 1.3 up to 1 % more (LOG.md)."""
 TURNS = 2
 PRIOR_SHIFTS = 30.0
 """Weight of a shift of zero, in symbols."""
@@ -35,7 +37,7 @@ def fit_trellis(model: FrozenModel, photos: Sequence[np.ndarray]) -> Trellis:
         networks = Networks(replace(model, trellis=trellis), "cpu")
         networks.trellis = seen = _Watched(model, trellis, networks.device)
         for centi, photo in spread(photos):
-            networks.symbols_of(photo, centi, gray=False, effort=1)
+            networks.symbols_of(photo, centi, gray=False, effort=DEFAULT_EFFORT)
         trellis = Trellis(_tables(seen.counts), seen.centroid_shifts(), STEP)
     return trellis
 

@@ -26,7 +26,7 @@ QUALITY = Rate(quality=60.0)
 
 
 def same_symbols(left, right) -> bool:
-    return np.array_equal(left.y, right.y) and np.array_equal(left.z, right.z)
+    return np.array_equal(left.y, right.y) and np.array_equal(left.z, right.z) and left.trellis == right.trellis
 
 
 class TestHyperprior(LossyContract):

@@ -8,19 +8,23 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 
 from pipeline.bitstream import container
 from pipeline.codecs.learned import symbols as symbols_of
-from pipeline.codecs.learned import weights
+from pipeline.codecs.learned import trellis, weights
 from pipeline.codecs.learned.hyperprior import Hyperprior
 from pipeline.codecs.learned.quantise import REACH, Quantiser
+from pipeline.codecs.learned.static import Conv
 from pipeline.codecs.learned.trellis import TrellisQuantiser, _cheapest_path
 from pipeline.entropy import order
 from pipeline.errors import BitstreamError
 from pipeline.imaging.decode import decode
 from pipeline.nn.integer import INDEX_COUNT, sigma_of_index
 from pipeline.records import Picture, Rate
+from tests.codecs import made_static
+from tests.fuzz import tiny
 from tests.golden.add import FOLDER as GOLDEN
 
 CPU = torch.device("cpu")
@@ -59,7 +63,7 @@ def samples(index: int, count: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("price", [2.0, 6.0, 20.0])
-@pytest.mark.parametrize("index", [4, 20, 40])
+@pytest.mark.parametrize("index", [12, 20, 40])
 def test_no_other_sequence_of_symbols_is_cheaper(quantiser, index, price):
     """All sequences of five symbols within two of rounding, in one lane."""
     target = samples(index, 5)
@@ -75,6 +79,13 @@ def test_no_other_sequence_of_symbols_is_cheaper(quantiser, index, price):
     tried = itertools.product(*({0, int(k), int(k) + 1, int(k) + 2, max(0, int(k) - 1)} for k in nearest))
     assert cost(sent) == pytest.approx(min(cost(torch.tensor(each, dtype=torch.float32) * sign) for each in tried))
     torch.testing.assert_close(values, quantiser.centred(sent, scale))
+
+
+def test_torch_finds_the_path_that_numpy_finds():
+    torch.manual_seed(3)
+    costs, sizes = torch.rand(2, 2, 100), [16, 16, 5, 16, 16, 16, 15]
+    words = (sizes, torch.arange(16), torch.from_numpy(trellis._FROM), torch.from_numpy(trellis._CHOICE))
+    assert torch.equal(trellis._path(torch, costs, *words), _cheapest_path(costs, sizes))
 
 
 def test_lanes_are_independent_and_the_steps_of_each_are_in_order():
@@ -115,6 +126,16 @@ def test_what_is_not_coded_is_zero_and_takes_no_part(quantiser):
     assert torch.equal(sent[[0, 2]], kept)
 
 
+def test_a_target_of_zero_is_counted_as_it_is_sent(quantiser):
+    """Zeros in the middle of lanes, some of them sent as 1: what the encoder thinks it sent is what is read."""
+    target = samples(40, 4000)
+    target[::3] = 0
+    scale = torch.full((4000,), 40, dtype=torch.uint8)
+    sent, values = quantiser.cheapest(target, scale, torch.tensor(6.0))
+    assert sent[::3].any()
+    torch.testing.assert_close(values, quantiser.centred(sent, scale))
+
+
 def test_values_beyond_every_table_are_escaped(quantiser):
     target = torch.tensor([32767.0, -32767.0, 900.0, 0.0])
     sent, values = quantiser.cheapest(target, torch.full((4,), 30, dtype=torch.uint8), torch.tensor(1.0))
@@ -137,10 +158,12 @@ def test_a_payload_says_what_was_chosen(codec, picture):
 def test_bands_start_anew(codec, picture, monkeypatch):
     """A picture of several bands is read band by band, and each as if it stood alone."""
     monkeypatch.setattr(symbols_of, "BAND_POSITIONS", 6)
-    (analysis,) = codec.analyse([picture])
-    bands = list(symbols_of.Grid.of(200, 330).bands())
-    assert len(bands) > 2
-    assert np.array_equal(codec.entropy_decode(codec.entropy_encode(analysis.symbols)).y, analysis.symbols.y)
+    symbols, x_hat = codec.networks.analyse(picture.rgb, 5000, gray=False)
+    assert len(list(symbols_of.Grid.of(200, 330).bands())) > 2
+    payload = codec.entropy_encode(symbols)
+    assert np.array_equal(codec.entropy_decode(payload).y, symbols.y)
+    assert np.abs(codec.decode(payload).astype(int) - x_hat).max() <= 1
+    assert np.abs(codec.networks.synthesise(symbols).astype(int) - x_hat).max() <= 1
 
 
 def test_effort_zero_rounds_and_says_so(codec, picture):
@@ -155,6 +178,43 @@ def test_a_trellis_coded_payload_needs_a_model_with_a_trellis(codec, picture):
     without = replace(codec.frozen, trellis=None)
     with pytest.raises(BitstreamError, match="trellis"):
         symbols_of.entropy_decode(without, payload)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("frequencies", None),
+        ("reaches", None),
+        ("shifts", None),
+        ("step", None),
+        ("frequencies", lambda x: x[:-1]),
+        ("reaches", lambda x: x.astype(np.float32)),
+        ("reaches", lambda x: x.astype(np.int64) - 2**62),
+        ("shifts", lambda x: x[:-1]),
+        ("shifts", lambda x: x + 2),
+        ("shifts", lambda x: x * np.float32(np.nan)),
+        ("step", lambda x: x.astype(np.float64)),
+        ("step", lambda x: x * 0),
+    ],
+)
+def test_a_trellis_that_is_not_whole_is_refused(name, change):
+    meta, arrays = weights.meta_of(tiny.file()), safetensors.numpy.load(tiny.file())
+    key = f"trellis.{name}"
+    assert weights.parse(weights.serialise(arrays, meta)).trellis is not None
+    arrays = arrays | {key: change(arrays[key])} if change else {k: v for k, v in arrays.items() if k != key}
+    with pytest.raises(BitstreamError, match=r"fetch it again|frequency tables"):
+        weights.parse(weights.serialise(arrays, meta))
+
+
+def test_models_with_static_tables_have_none(picture):
+    arrays = safetensors.numpy.load(made_static.model_of("conv"))
+    added = {k: v for k, v in safetensors.numpy.load(tiny.file()).items() if k.startswith("trellis.")}
+    data = weights.serialise(arrays | added, weights.meta_of(made_static.model_of("conv")))
+    codec = Conv.from_weights(data, Rate(quality=50.0), device="cpu")
+    payload = codec.encode(picture).payload
+    body = payload[:5] + bytes([payload[5] | 2]) + payload[6:-4]
+    with pytest.raises(BitstreamError, match="no trellis"):
+        codec.decode(body + zlib.crc32(body).to_bytes(4, "little"))
 
 
 def test_the_flag_alone_is_found_out(codec, picture):

@@ -9,6 +9,7 @@ import pytest
 import safetensors.numpy
 
 from pipeline.codecs.learned import superres, weights
+from pipeline.codecs.learned.weights_checks import KIND
 from pipeline.codecs.registry import decoder_for
 from pipeline.errors import BitstreamError
 from pipeline.nn.spec import CODECS, SPECS, SuperresSpec
@@ -21,7 +22,7 @@ ODD = (None, True, -1, 0, 1, 7, 10**9, 0.5, "", "vgg11", "features.9", [], {"a":
 def file_of(kind: str) -> bytes:
     if kind == SuperresSpec.kind:
         return tiny.superres_file()
-    if kind == weights.KIND:
+    if kind == KIND:
         return weights.packaged_bytes(weights.default_model_id())
     return made_static.model_of(kind)
 
@@ -32,7 +33,7 @@ def build(kind: str, data: bytes) -> Any:
         return superres.built(data, "cpu")
     model_id = hashlib.sha256(data).hexdigest()[:16]
     networks: Any = decoder_for(CODECS[kind], model_id, lambda _: data, "cpu").networks  # type: ignore[attr-defined]
-    return networks if kind == weights.KIND else networks.g_a
+    return networks if kind == KIND else networks.g_a
 
 
 def with_spec(data: bytes, change: dict[str, Any]) -> bytes:

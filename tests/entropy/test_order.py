@@ -22,12 +22,12 @@ def told(symbols: np.ndarray, indexes: np.ndarray, skip_below: int) -> list[tupl
     lanes = 1
     while 2 * lanes <= min(len(coded) / 64, 4096):
         lanes *= 2
-    bits, found, lane, last = dict.fromkeys(range(lanes), (0, 0, 0)), [], 0, -1
+    bits, found, lane, last = dict.fromkeys(range(lanes), (0, 0, 0, 0)), [], 0, -1
     for index, at in coded:
         lane = 0 if index != last or lane == lanes else lane
-        now, before, earlier = bits[lane]
+        now, following, before, earlier = bits[lane]
         found.append((at, now))
-        bits[lane] = (int(symbols[at]) % 2 ^ before ^ earlier, now, before)
+        bits[lane] = (following, int(symbols[at]) % 2 ^ before ^ earlier, now, before)
         lane, last = lane + 1, index
     return found
 
@@ -50,6 +50,27 @@ def test_each_symbol_has_the_table_of_the_rule(count, skip_below):
     assert np.array_equal(found, expected)
     if count > 100:
         assert 0.1 < (found >= COUNT).mean() < 0.9
+
+
+def test_calls_take_the_first_quantiser_first_and_lanes_in_order():
+    """Each position comes up where the rule has it, once those of one taking are sorted by quantiser."""
+    symbols, indexes = made(5000)
+    by_rule, taking = list[tuple[int, int, int]](), -1
+    lane, last = 0, -1
+    for at, quantiser in told(symbols, indexes, 0):
+        if indexes[at] != last or lane == order.lanes_of(5000):
+            taking, lane = taking + 1, 0
+        by_rule.append((taking, quantiser, at))
+        lane, last = lane + 1, int(indexes[at])
+    calls = order.halves(indexes, 0, COUNT, symbols)
+    assert [at for _, positions in calls for at in positions] == [at for _, _, at in sorted(by_rule)]
+
+
+@pytest.mark.parametrize(
+    ("count", "lanes"), [(0, 1), (127, 1), (128, 2), (262_143, 2048), (262_144, 4096), (10**7, 4096)]
+)
+def test_lanes_leave_each_64_symbols_and_are_no_more_than_4096(count, lanes):
+    assert order.lanes_of(count) == lanes
 
 
 def test_the_calls_of_one_taking_are_in_the_order_of_the_lanes():
@@ -77,7 +98,7 @@ def test_any_trellis_coded_symbols_come_back_with_their_tables(pairs, skip_below
     assert np.array_equal(used, order.tables_of(indexes, skip_below, COUNT, expected))
 
 
-def test_words_of_other_symbols_are_refused_or_read_as_others():
+def test_words_that_are_too_few_or_too_many_are_refused():
     symbols, indexes = made(3000)
     encoder = SymbolEncoder(TABLES)
     words = encoder.encode_trellis(symbols, indexes, 0, TABLES)

@@ -93,7 +93,19 @@ def test_an_exported_model_codes_and_its_tables_fit(pictures, tmp_path):
     read = codec.entropy_decode(codec.entropy_encode(analysis.symbols))
     assert np.array_equal(read.y, analysis.symbols.y)
     assert analysis.distortion.psnr_db > 20
-    assert weights.parse(data).card == {"name": "test"}
+    model = weights.parse(data)
+    assert model.card == {"name": "test"}
+    assert model.trellis is not None
+    assert analysis.symbols.trellis
+    without = Hyperprior.from_weights(data, Rate(quality=40.0))
+    without.frozen = replace(model, trellis=None)
+    (rounded,) = without.analyse([picture])
+    lmbda = SMALL.lmbda(0.4) * picture.rgb[..., 0].size / 8
+    cost, cost_rounded = (
+        len(each.entropy_encode(found.symbols)) + lmbda * found.distortion.mse
+        for each, found in ((codec, analysis), (without, rounded))
+    )
+    assert cost < cost_rounded
 
 
 def test_an_export_whose_integers_stray_is_refused(pictures, tmp_path):

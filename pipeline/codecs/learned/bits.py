@@ -30,8 +30,8 @@ def allocation(model: FrozenModel, symbols: Symbols) -> np.ndarray:
         offset, _ = band.hyper(model.h_s, z)
         index = integer.index_of(integer.fixed_log2_sigma(base, offset)).astype(np.uint8)
         y, tables = symbols.y[:, band.rows], model.tables
-        if symbols.trellis and model.trellis:
-            tables, index = model.trellis.tables, tables_of(index, model.skip_below, integer.INDEX_COUNT, y)
+        if trellis := model.trellis_of(symbols.trellis):
+            tables, index = trellis.tables, tables_of(index, model.skip_below, integer.INDEX_COUNT, y)
         bits[band.rows] = _cost(tables, y, index, model.skip_below).sum(axis=0)
     return bits
 

@@ -19,6 +19,7 @@ from pipeline.codecs.learned.quantise import PASSES, Quantiser, pulls
 from pipeline.codecs.learned.symbols import Grid, mu_of, y_base
 from pipeline.codecs.learned.trellis import TrellisQuantiser
 from pipeline.codecs.learned.weights import FrozenModel
+from pipeline.entropy.coder import VALUE_LIMIT
 from pipeline.nn import integer, models
 from pipeline.nn.freeze import FLOAT_PARTS, FrozenTransforms
 from pipeline.nn.hyperprior import pad_to
@@ -27,7 +28,6 @@ from pipeline.nn.spec import HyperpriorSpec
 
 TILE_PX = 1024
 HALO_PX = 64
-VALUE_LIMIT = 32767
 INDEX_LIMIT_PX = 50_000_000
 """Pictures up to here keep the tables they were quantised for, 1.5 bytes a pixel, for the entropy coder."""
 REGION_POSITIONS = 1 << 16
@@ -123,14 +123,13 @@ class Networks:
         top = bands[0][0].start
         for rows, index, mu in bands:
             residual = (target[:, rows.start - top : rows.stop - top] - mu).clamp(-VALUE_LIMIT, VALUE_LIMIT)
-            if error_bits is not None and self.trellis is not None:
+            if error_bits is None:
+                value = self.quantiser.nearest(residual, index)
+                centred = self.quantiser.centred(value, index)
+            elif self.trellis is not None:
                 value, centred = self.trellis.cheapest(residual, index, error_bits)
             else:
-                value = (
-                    self.quantiser.nearest(residual, index)
-                    if error_bits is None
-                    else self.quantiser.cheapest(residual, index, error_bits)
-                )
+                value = self.quantiser.cheapest(residual, index, error_bits)
                 centred = self.quantiser.centred(value, index)
             symbols[:, rows] = value.cpu().numpy()
             y_hat[:, rows] = centred + mu
@@ -177,7 +176,7 @@ class Networks:
         """(H, W, 3) uint8; `y_hat` (M, h, w) float32 in quantiser steps, where the caller has asked h_s already."""
         if y_hat is not None:
             return self._picture(torch.from_numpy(y_hat).to(self.device)[None], symbols, self.precision)
-        quantiser = self.trellis if symbols.trellis and self.trellis else self.quantiser
+        quantiser = self.trellis if self.model.trellis_of(symbols.trellis) and self.trellis else self.quantiser
         found = torch.from_numpy(symbols.y).to(self.device).float()
         z = torch.from_numpy(symbols.z.astype(np.float64)).to(self.device)
         for rows, index, mu in self._bands(Grid.of(symbols.height_px, symbols.width_px), symbols.quality_centi, z):

@@ -18,6 +18,7 @@ import safetensors
 import safetensors.numpy
 
 from pipeline.codecs.learned import weights
+from pipeline.codecs.learned.weights_checks import MALFORMED, spec_of
 from pipeline.errors import BitstreamError, ConfigError, PipelineError
 from pipeline.nn.spec import SuperresSpec
 
@@ -55,8 +56,8 @@ def parse(data: bytes) -> FrozenSuperResolver:
         kind, fields, card = meta.get("kind"), dict(meta.get("spec", {})), dict(meta.get("card", {}))
         if kind != SuperresSpec.kind:
             raise BitstreamError(f"weights: found a model of kind {kind!r}; expected a {SuperresSpec.kind}")
-        spec = weights.spec_of(kind, fields)
-    except (*weights.MALFORMED, ConfigError) as error:
+        spec = spec_of(kind, fields)
+    except (*MALFORMED, ConfigError) as error:
         raise BitstreamError(f"weights: not a super-resolver's file ({error}); fetch it again") from error
     assert isinstance(spec, SuperresSpec)
     return FrozenSuperResolver(hashlib.sha256(data).hexdigest(), spec, arrays, card)

@@ -15,7 +15,8 @@ import numpy as np
 from pipeline.bitstream import container
 from pipeline.bitstream.container import Container
 from pipeline.codecs.base import Symbols
-from pipeline.codecs.learned.weights import FrozenModel, Trellis
+from pipeline.codecs.learned.weights import FrozenModel
+from pipeline.codecs.learned.weights_checks import Trellis
 from pipeline.entropy.coder import SymbolDecoder, SymbolEncoder, Words
 from pipeline.errors import BitstreamError
 from pipeline.nn import integer
@@ -95,7 +96,7 @@ def entropy_encode(model: FrozenModel, symbols: Symbols) -> bytes:
     z_words = encoder.encode(symbols.z.ravel(), z_indexes(model, symbols.quality_centi, grid))
     base, z = y_base(model, symbols.quality_centi), symbols.z.astype(np.float64)
     y_words = []
-    trellis = model.trellis if symbols.trellis else None
+    trellis = model.trellis_of(symbols.trellis)
     for band in grid.bands():
         if symbols.index is None:
             index = integer.index_of(integer.fixed_log2_sigma(base, band.scales(model.h_s, z))).astype(np.uint8)
@@ -173,7 +174,7 @@ def entropy_decode(model: FrozenModel, payload: bytes, on_band: Callable[[Decode
     z = decoder.decode(z_words, z_indexes(model, box.quality_centi, grid)).reshape(hyper, grid.z_height, grid.z_width)
     y = np.zeros((latent, grid.height, grid.width), dtype=np.int16)
     base, z_float = y_base(model, box.quality_centi), z.astype(np.float64)
-    trellis = model.trellis if box.trellis else None
+    trellis = model.trellis_of(box.trellis)
     for band, words in zip(grid.bands(), y_words, strict=True):
         mean: integer.Array = None
         if on_band:
@@ -209,8 +210,7 @@ def opened(model: FrozenModel, payload: bytes) -> Container:
         raise BitstreamError(f"payload: {width_px}x{height_px} is more than {PIXEL_LIMIT:,} pixels; refused")
     if box.reduced is not None and not model.h_s.layers:
         raise BitstreamError("payload: a reduced picture under a model with static tables; it is damaged")
-    if box.trellis and model.trellis is None:
-        raise BitstreamError(f"payload: it is trellis-coded, and model {model.model_id} has no trellis; it is damaged")
+    model.trellis_of(box.trellis)
     return box
 
 

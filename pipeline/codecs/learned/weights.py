@@ -15,44 +15,18 @@ from importlib import resources
 from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.numpy
-from pydantic import TypeAdapter, ValidationError
 
 from pipeline import storage
+from pipeline.codecs.learned import weights_checks as checks
+from pipeline.codecs.learned.weights_checks import KIND, MALFORMED, Trellis
 from pipeline.entropy.tables import FrequencyTables
 from pipeline.errors import BitstreamError, ConfigError, StorageError
 from pipeline.nn import integer
-from pipeline.nn.spec import CODECS, SPECS, ModelSpec
+from pipeline.nn.spec import CODECS
 
-MALFORMED = (
-    KeyError,
-    ValueError,
-    TypeError,
-    OverflowError,
-    AttributeError,
-    RecursionError,
-    safetensors.SafetensorError,
-)
-KIND = "mean-scale-hyperprior"
 SUFFIX = ".safetensors"
-WORTH_UNTOLD = 1.7
-"""Of models that do not say what errors are worth; their quantiser steps are too coarse for what they code."""
 FOLDER = resources.files("pipeline.codecs.learned") / "weights"
-
-
-@dataclass(frozen=True, eq=False)
-class Trellis:
-    """What trellis-coded y goes by.
-
-    tables  one for each scale index under the first quantiser, then as many under the second.
-    shifts  how far towards zero of their quantiser's points symbols are reconstructed, (2 * indexes,) float32.
-    step  of each quantiser, where 1 is that of plain rounding.
-    """
-
-    tables: FrequencyTables
-    shifts: np.ndarray
-    step: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +62,12 @@ class FrozenModel:
         """First 16 hex digits of the SHA-256, as payload headers carry it."""
         return self.sha256[:16]
 
+    def trellis_of(self, coded: bool) -> Trellis | None:
+        """What trellis-coded symbols go by, None for rounded ones. Raises BitstreamError for a model that has none."""
+        if coded and self.trellis is None:
+            raise BitstreamError(f"payload: trellis-coded, and model {self.model_id} has no trellis; it is damaged")
+        return self.trellis if coded else None
+
 
 def parse(data: bytes) -> FrozenModel:
     """A model from the bytes of its file.
@@ -99,24 +79,24 @@ def parse(data: bytes) -> FrozenModel:
         meta = meta_of(data)
         arrays = safetensors.numpy.load(data)
         kind, spec, skip_below = meta.get("kind"), dict(meta.get("spec", {})), int(meta.get("skip_below", 0))
-        worth = _worth(meta.get("refinement"))
+        worth = checks.worth_of(meta.get("refinement"))
     except MALFORMED as error:
         raise BitstreamError(f"weights: not a shardpress model file ({error}); fetch it again") from error
     if not isinstance(kind, str) or kind not in CODECS:
         raise BitstreamError(f"weights: found a model of kind {kind!r}; known are {', '.join(CODECS)}")
-    wanted = {"log2_sigma_z"} if kind == KIND else {"channels.order"}
+    wanted = {"log2_sigma_z"} if kind == KIND else {"channels.order", "log2_gain.table"}
     missing = (wanted | {"log2_base", "tables.frequencies", "tables.reaches"}) - arrays.keys()
     if missing:
         raise BitstreamError(f"weights: {', '.join(sorted(missing))} missing; the file is damaged, fetch it again")
     if kind == KIND:
-        _require_consistent(arrays, spec)
+        checks.require_consistent(arrays, spec)
     else:
-        _require_static(arrays, kind, spec)
+        checks.require_static(arrays, kind, spec)
     tables = FrequencyTables(arrays["tables.frequencies"], arrays["tables.reaches"])
     expected = integer.INDEX_COUNT if spec.get("num_bits") is None else 1
     if len(tables) != expected:
         raise BitstreamError(f"weights: {len(tables)} frequency tables; expected {expected}")
-    _require_shifts(arrays.get("tables.shifts"), expected)
+    checks.require_shifts(arrays.get("tables.shifts"), expected)
     return FrozenModel(
         sha256=hashlib.sha256(data).hexdigest(),
         kind=kind,
@@ -127,109 +107,8 @@ def parse(data: bytes) -> FrozenModel:
         skip_below=skip_below,
         card=meta.get("card", {}),
         worth=worth,
-        trellis=_trellis(arrays),
+        trellis=checks.trellis_in(arrays) if kind == KIND else None,
     )
-
-
-def _trellis(arrays: Mapping[str, np.ndarray]) -> Trellis | None:
-    """Raises BitstreamError for what is malformed; None where a model has none."""
-    if "trellis.frequencies" not in arrays:
-        return None
-    try:
-        frequencies, reaches = (_integers(arrays, f"trellis.{name}", 1) for name in ("frequencies", "reaches"))
-        shifts, step = arrays["trellis.shifts"], arrays["trellis.step"]
-    except (KeyError, ValueError) as error:
-        raise BitstreamError(f"weights: {error}; the file is damaged, fetch it again") from None
-    tables, count = FrequencyTables(frequencies, reaches), 2 * integer.INDEX_COUNT
-    if (
-        len(tables) != count
-        or (shifts.dtype, shifts.shape, step.dtype, step.shape) != (np.float32, (count,), np.float32, (1,))
-        or not (np.abs(shifts) <= 1).all()
-        or not 0.25 <= step[0] <= 4
-    ):
-        raise BitstreamError(
-            f"weights: trellis of {len(tables)} tables, {shifts.shape} shifts and {step.tolist()} steps; expected "
-            f"{count} tables, as many float32 shifts within 1 and one float32 step of 1/4 to 4; the file is damaged"
-        )
-    return Trellis(tables, shifts, float(step[0]))
-
-
-def _worth(entry: Mapping[str, Any] | None) -> float:
-    """Raises ValueError, KeyError or TypeError for what is none."""
-    found = WORTH_UNTOLD if entry is None else float(entry["worth"])
-    if not 0 < found < 100:
-        raise ValueError(f"refinement {entry!r} has no worth between 0 and 100")
-    return found
-
-
-def _require_consistent(arrays: Mapping[str, np.ndarray], spec: dict[str, Any]) -> None:
-    """Raises BitstreamError unless what symbols depend on is made of integers whose shapes fit one another."""
-    hyper, latent = spec.get("hyper"), spec.get("latent")
-    try:
-        spec_of(KIND, spec)
-        z, y = (_integers(arrays, name, 2).shape[1] for name in ("log2_sigma_z", "log2_base"))
-        _integers(arrays, "tables.frequencies", 1), _integers(arrays, "tables.reaches", 1)
-        _integers(arrays, "h_s.compression", 1)
-        conv1, up1, conv2, up2, out = (_layer_sizes(arrays, name) for name in integer.LAYER_NAMES)
-    except (KeyError, ValueError, ConfigError) as error:
-        raise BitstreamError(f"weights: {error}; the file is damaged, fetch it again") from None
-    wanted = (z, y, conv1[1], up1[1], 4 * conv2[1], up2[1], 4 * out[1], out[0])
-    if wanted != (hyper, latent, z, conv1[0], up1[0], conv2[0], up2[0], 2 * y):
-        raise BitstreamError(f"weights: found sizes {wanted} that do not fit one another; the file is damaged")
-
-
-def _require_static(arrays: Mapping[str, np.ndarray], kind: str, spec: dict[str, Any]) -> None:
-    """The same for a model with static tables: a scale for every channel, and every channel once in their order."""
-    try:
-        latent = _integers(arrays, "log2_base", 2).shape[1]
-        _integers(arrays, "tables.frequencies", 1), _integers(arrays, "tables.reaches", 1)
-        order = np.sort(_integers(arrays, "channels.order", 1))
-        spec_of(kind, spec)
-    except (KeyError, ValueError, TypeError, ConfigError) as error:
-        raise BitstreamError(f"weights: {error}; the file is damaged, fetch it again") from None
-    if latent != spec.get("latent") or not np.array_equal(order, np.arange(latent)):
-        raise BitstreamError(f"weights: {latent} scales and {len(order)} channels do not fit; the file is damaged")
-
-
-def _require_shifts(shifts: np.ndarray | None, tables: int) -> None:
-    """Raises BitstreamError unless there are none, or one from 0 to 1/2 for each table."""
-    if shifts is not None and (
-        shifts.dtype != np.float32 or shifts.shape != (tables,) or not ((shifts >= 0) & (shifts <= 0.5)).all()
-    ):
-        raise BitstreamError("weights: tables.shifts are not one float32 from 0 to 1/2 a table; the file is damaged")
-
-
-def _layer_sizes(arrays: Mapping[str, np.ndarray], name: str) -> tuple[int, int]:
-    """(out, in) channels of a layer of h_s."""
-    weight = _integers(arrays, f"h_s.{name}.weight", 3)
-    if _integers(arrays, f"h_s.{name}.bias", 1).shape != weight.shape[1:2]:
-        raise ValueError(f"h_s.{name}.bias does not fit its weight")
-    shift = arrays[f"h_s.{name}.shift"]
-    if shift.size != 1 or not 0 <= shift.item() < 64:
-        raise ValueError(f"h_s.{name}.shift is {shift.tolist()}, expected one of 0 to 63")
-    return weight.shape[1], weight.shape[2]
-
-
-def _integers(arrays: Mapping[str, np.ndarray], name: str, axes: int) -> np.ndarray:
-    found = arrays[name]
-    if found.dtype.kind not in "iu" or found.ndim != axes or found.size == 0:
-        raise ValueError(f"{name} is {found.dtype} {found.shape}, expected integers along {axes} axes")
-    return found
-
-
-def spec_of(kind: str, fields: dict[str, Any]) -> ModelSpec:
-    """The spec of a kind from its fields, as `ModelSpec.to_json` gives them.
-
-    Raises:
-        ConfigError: a field is unknown or of another type, or the fields do not go together.
-    """
-    known = {name: value for name, value in fields.items() if name != "kind"}
-    try:
-        return TypeAdapter(SPECS[kind]).validate_json(json.dumps(known), strict=True)
-    except ValidationError as error:
-        found = error.errors()[0]
-        where = ".".join(map(str, ("run.model", *found["loc"])))
-        raise ConfigError(f"{where} is {found['input']!r}; {found['msg']}") from None
 
 
 def meta_of(data: bytes) -> dict[str, Any]:
