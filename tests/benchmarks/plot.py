@@ -13,7 +13,8 @@ from html import escape
 
 INK, GRID = "#7d8590", "#7d859055"
 COLOURS = ("#e5484d", "#3b82f6", "#16a34a", "#d97706", "#a855f7", "#0d9488", "#db2777", "#78716c")
-PANEL_WIDTH, PANEL_HEIGHT, TOP, LEFT, GAP, BOTTOM = 390, 340, 56, 52, 66, 48
+COLOURS += ("#84a10f", "#0891b2", "#b45353", "#6d6fd6")
+PANEL_WIDTH, PANEL_HEIGHT, TOP, LEFT, GAP, BOTTOM = 390, 340, 66, 52, 66, 48
 RATE_TICKS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 Curve = Sequence[tuple[float, float]]
 
@@ -52,7 +53,7 @@ def rd_svg(panels: Sequence[Panel], caption: str) -> str:
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         f'role="img" font-family="system-ui, sans-serif" font-size="12" fill="{INK}">',
         f"<title>{escape('Rate-distortion curves: ' + ', '.join(labels))}</title>",
-        *_legend(colours),
+        *_legend(colours, width),
     ]
     for number, panel in enumerate(panels):
         parts += _panel(panel, LEFT + number * (PANEL_WIDTH + GAP), colours)
@@ -60,12 +61,16 @@ def rd_svg(panels: Sequence[Panel], caption: str) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _legend(colours: Mapping[str, str]) -> list[str]:
-    parts, x = [], float(LEFT)
+def _legend(colours: Mapping[str, str], width: float) -> list[str]:
+    """In rows, as many as it takes; there is room for two."""
+    parts, x, y = [], float(LEFT), 14
     for label, colour in colours.items():
-        parts.append(f'<path d="M{x:.0f} 16h20" stroke="{colour}" stroke-width="{_stroke(label)}"/>')
-        parts.append(_text(x + 26, 20, label, colour=colour))
-        x += 44 + 7.2 * len(label)
+        across = 44 + 7.2 * len(label)
+        if x > LEFT and x + across > width:
+            x, y = float(LEFT), y + 18
+        parts.append(f'<path d="M{x:.0f} {y}h20" stroke="{colour}" stroke-width="{_stroke(label)}"/>')
+        parts.append(_text(x + 26, y + 4, label, colour=colour))
+        x += across
     return parts
 
 

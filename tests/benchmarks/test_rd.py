@@ -71,3 +71,12 @@ def test_workers_measure_what_one_process_measures(folder: Path) -> None:
 def test_labels_are_escaped_in_the_plot() -> None:
     svg = rd_svg([Panel("PSNR", {"a<b & c": [(0.1, 30.0), (1.0, 35.0)]})], "one picture")
     assert ElementTree.fromstring(svg).find(".//{http://www.w3.org/2000/svg}title") is not None
+
+
+def test_ten_curves_have_colours_of_their_own_and_a_legend_within_the_plot() -> None:
+    curves = {f"cnn effort {k}": [(0.1, 30.0 + k), (1.0, 35.0 + k)] for k in range(10)}
+    svg = ElementTree.fromstring(rd_svg([Panel("PSNR", curves), Panel("MS-SSIM", curves)], "one picture"))
+    texts = [each for each in svg.iter("{http://www.w3.org/2000/svg}text") if each.text in curves]
+    assert len({each.get("fill") for each in texts}) == 10
+    assert len({each.get("y") for each in texts}) == 2
+    assert max(float(each.get("x", "0")) + 7.2 * len(each.text or "") for each in texts) < float(svg.get("width", "0"))
