@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from pipeline.codecs.learned import search
+from pipeline.metrics.distortion import mse, psnr_db
 from pipeline.records import Rate
 
 REFERENCE = np.zeros((100, 100, 3), np.uint8)
@@ -31,3 +32,24 @@ def test_sizes_are_met_in_six_passes_however_steep_the_curve(span, share):
     found, _ = cast(tuple[int, np.ndarray], search.reach(Rate(bpp=8 * wanted / 1e4), REFERENCE, analyse, size, "curve"))  # type: ignore[arg-type]
     assert len(passes) <= search.PASSES
     assert 0.98 * wanted <= size(found) <= wanted
+
+
+# PSNR (dB) of kodim03 at hundredths of quality, effort 1, model 6dc4b6abdb5267a0: from 641 to 682 it falls.
+KODIM03 = {0: 29.434, 200: 29.658, 400: 29.812, 582: 29.975, 641: 30.07, 682: 30.064, 800: 30.206, 1000: 30.388}
+KODIM03 |= {1191: 30.603, 1500: 30.94, 5000: 34.972, 10_000: 41.0}
+
+
+@pytest.mark.parametrize("target", [29.7, 29.9, 30.0, 30.1, 30.3, 31.0, 33.0])
+def test_a_psnr_is_met_although_near_qualities_differ_by_chance(target):
+    passes = []
+
+    def analyse(centi: int) -> Any:
+        passes.append(centi)
+        value = np.interp(centi, list(KODIM03), list(KODIM03.values()))
+        x_hat = np.zeros_like(REFERENCE)
+        x_hat.reshape(-1)[: round(255**2 / 10 ** (value / 10) * x_hat.size / 25**2)] = 25
+        return centi, x_hat
+
+    found = search.reach(Rate(psnr_db=target), REFERENCE, analyse, lambda symbols: 0, "curve")
+    assert len(passes) <= search.PASSES
+    assert target <= psnr_db(mse(REFERENCE, found[1])) <= target + 0.05

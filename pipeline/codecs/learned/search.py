@@ -17,6 +17,8 @@ from pipeline.metrics.distortion import ms_ssim, mse, psnr_db
 from pipeline.records import Rate
 
 PASSES = 6
+APART_CENTI = 100
+"""Nearer than this, how symbols happen to fall counts for as much as quality does: no slope to go by."""
 # Gain over the whole quality range, on average over photos: where the second pass goes.
 TYPICAL_SPAN = {"psnr_db": 13.0, "ms_ssim": 3.5, "bpp": 3.2}
 TOLERANCE = {"psnr_db": 0.04, "ms_ssim": 0.0008, "bpp": 0.015}
@@ -67,7 +69,7 @@ def reach(
             high = (float(centi), scaled)
         if best is not None and _close(kind, best[0], target):
             break
-        if before is not None:
+        if before is not None and abs(centi - before[0]) >= APART_CENTI:
             # The picture's own slope, or a tenth of a typical one where nothing seems to change.
             slope = max((scaled - before[1]) / (centi - before[0]), TYPICAL_SPAN[kind] / 100_000)
         before = (float(centi), scaled)
