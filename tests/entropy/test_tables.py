@@ -49,8 +49,21 @@ def test_the_coder_uses_the_frozen_integers_exactly():
         ([1 << 24, 0], [0]),
         ([(1 << 23), (1 << 23) - 1], [0]),
         ([], []),
+        ([1 << 25, -(1 << 24)], [0]),
+        ([(1 << 24) + (1 << 62), 1 - (1 << 62)], [0]),
+        ([1 << 23, 1 << 23], [-1]),
+        ([1] * ((1 << 16) + 1) + [(1 << 24) - (1 << 16) - 1], [32768]),
     ],
 )
 def test_inconsistent_tables_are_refused(frequencies, reaches):
     with pytest.raises(BitstreamError, match="frequency table"):
         FrequencyTables(np.array(frequencies, dtype=np.int64), np.array(reaches, dtype=np.int32))
+
+
+def test_numbers_that_would_wrap_are_refused():
+    """In 64 bits, 2 * reach + 2 is 2 for a reach of -2^63, and frequencies of 2^64 - n are -n."""
+    fitting = np.array([1 << 23, 1 << 23])
+    with pytest.raises(BitstreamError, match="frequency tables: found reaches"):
+        FrequencyTables(fitting, np.array([-(2**63)]))
+    with pytest.raises(BitstreamError, match="frequency tables: found 2 entries"):
+        FrequencyTables(np.array([(1 << 24) + 5, 2**64 - 5], np.uint64), np.array([0]))
