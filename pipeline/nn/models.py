@@ -2,6 +2,7 @@
 
 build(spec)(x, quality) -> Likelihoods    build(spec).start(crops, patches)
 frozen(model) -> arrays                   thawed(kind, arrays) -> state
+grown(state, model) -> state
 require_fitting(make, arrays)
 """
 
@@ -43,6 +44,20 @@ def thawed(kind: str, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
     if kind == SuperresSpec.kind:
         return superres.thaw(arrays)
     return freeze.thaw(arrays) if kind == HyperpriorSpec.kind else static.thaw(arrays)
+
+
+def grown(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """`state`, and for residual blocks that `model` has more of, blocks that change nothing yet.
+
+    Chen et al., "Net2Net: Accelerating Learning via Knowledge Transfer", ICLR 2016.
+    """
+    last = (".project.", ".merge.")
+    more = {
+        name: torch.zeros_like(value) if any(part in name for part in last) else value
+        for name, value in model.state_dict().items()
+        if ".blocks." in name and name not in state
+    }
+    return more | dict(state)
 
 
 def require_fitting(

@@ -72,6 +72,7 @@ class SynthesisTransform(nn.Module):
 
 
 def shortcut(klt: nn.Conv2d, x: Tensor, training: bool) -> Tensor:
-    """The KLT, in fp32 outside training: bf16 carries 8 bits, and a latent at high quality needs more."""
-    with torch.autocast(x.device.type, enabled=training and torch.is_autocast_enabled(x.device.type)):
+    """The KLT, in fp32 outside training on a CPU: bf16 carries 8 bits, and a latent at high quality needs more."""
+    device = x.device.type
+    with torch.autocast(device, enabled=training and device == "cpu" and torch.is_autocast_enabled(device)):
         return klt(x).float()

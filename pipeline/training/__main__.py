@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from pipeline.nn.spec import HyperpriorSpec
 from pipeline.training.data import load_photos
 from pipeline.training.loop import Trainer
-from pipeline.training.spec import TrainSpec
+from pipeline.training.spec import AugmentSpec, TrainSpec
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -31,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args(argv)
     fields = json.loads(options.spec)
-    spec = TrainSpec(**(fields | {"model": HyperpriorSpec(**fields.get("model", {}))}))
+    parts = {"model": HyperpriorSpec, "augment": AugmentSpec}
+    spec = TrainSpec(**(fields | {name: part(**fields.get(name, {})) for name, part in parts.items()}))
     options.out.mkdir(parents=True, exist_ok=True)
     photos = load_photos(options.data)
     print(f"{len(photos)} photos, {sum(p.size for p in photos) / 3e6:.0f} MPix", flush=True)

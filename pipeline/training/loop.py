@@ -30,6 +30,7 @@ from pipeline.nn.spec import CodecSpec, HyperpriorSpec, TransferSpec
 from pipeline.training import backbones, checkpoint, losses
 from pipeline.training.checkpoint import Ema
 from pipeline.training.data import Crops, centre_crop
+from pipeline.training.graphed import GraphedStep
 from pipeline.training.group import Group
 from pipeline.training.losses import Adversary, Distortion
 from pipeline.training.optimizer import Optimizer
@@ -89,13 +90,16 @@ class Trainer:
         self.forward = torch.compile(self.model, dynamic=False) if spec.compile else self.model
         self.distortion = losses.distortion_of(spec.loss, self.device)
         self.adversary = Adversary(self.device) if spec.loss.adversarial else None
-        self.optimizer = Optimizer(self.model, spec.matrix_lr_scale, muon=spec.optimizer == "muon")
+        graphed = self.device.type == "cuda" and self.group.world == 1 and self.adversary is None
+        resident = self.device if graphed else None
+        self.optimizer = Optimizer(self.model, spec.matrix_lr_scale, spec.optimizer == "muon", resident)
         self.ema = Ema(self.model, spec.ema_decay)
         self.step, self.elapsed_s, self.skipped, self.norm_mean = 0, 0.0, 0, 1.0
         self.bad_in_a_row, self.lr_scale = 0, 1.0
         if not fresh:
             self._restore(checkpoint.load(out / "checkpoint.pt", self.device))
         self._healthy = self._weights()
+        self.graphed = GraphedStep(self) if graphed else None
 
     def _prepare(self) -> None:
         """What a kind of trainer needs besides, before there is a model; codecs need nothing."""
@@ -105,7 +109,8 @@ class Trainer:
         spec = self.spec
         if spec.init_from is not None:
             try:
-                self.model.load_state_dict(models.thawed(spec.model.kind, load_file(_file_of(spec.init_from))))
+                state = models.thawed(spec.model.kind, load_file(_file_of(spec.init_from)))
+                self.model.load_state_dict(models.grown(state, self.model))
             except (OSError, KeyError, RuntimeError, SafetensorError) as error:
                 found = " ".join(str(error).split())[:200]
                 raise TrainingError(f"init_from {spec.init_from}: no model of these sizes ({found})") from error
@@ -156,19 +161,14 @@ class Trainer:
             self.save()
 
     def train_step(self) -> dict[str, float]:
-        """One batch: forward, backward, and an optimizer step unless the gradient is off."""
+        """One batch: forward, backward, and an optimizer step unless the gradient is off; what it cost, if known."""
         spec = self.spec
-        large = self.progress >= spec.large_from
-        size = spec.large_crop_px if large else spec.crop_px
-        count = max(1, spec.batch * spec.crop_px**2 // size**2)
-        own = self.group.own(count)
-        x = self.crops.augmented(count, size)[own]
-        x = x.float().div_(255).contiguous(memory_format=torch.channels_last)
-        quality = (
-            torch.from_numpy((self.crops.rng.random() + np.arange(count) / count) % 1).float()[own].to(self.device)
-        )
+        x, quality = self._draw()
         lr = self.learning_rate()
         self.optimizer.set_lr(lr)
+        if self.graphed is not None:
+            return self.graphed(x, quality)
+        x = x.float().div_(255).contiguous(memory_format=torch.channels_last)
         with torch.autocast(self.device.type, torch.bfloat16):
             loss, parts, x_hat = self._loss(x, quality)
             if self.adversary is not None:
@@ -195,6 +195,18 @@ class Trainer:
         return {name: round(value, 4) for name, value in zip(("loss", *parts), means, strict=True)} | {
             "norm": round(norm, 3), "lr": round(lr, 6), "skipped": self.skipped, "lr_scale": round(self.lr_scale, 3),
         }  # fmt: skip
+
+    def _draw(self) -> tuple[Tensor, Tensor]:
+        """This process's part of the next batch: x (B, 3, H, W) uint8, and quality (B,)."""
+        spec = self.spec
+        size = spec.large_crop_px if self.progress >= spec.large_from else spec.crop_px
+        count = max(1, spec.batch * spec.crop_px**2 // size**2)
+        own = self.group.own(count)
+        x = self.crops.augmented(count, size)[own]
+        quality = torch.from_numpy((self.crops.rng.random() + np.arange(count) / count) % 1).float()[own]
+        if self.device.type == "cuda":  # from pinned memory a copy waits for nothing
+            quality = quality.pin_memory()
+        return x, quality.to(self.device, non_blocking=True)
 
     def _loss(self, x: Tensor, quality: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """What a batch costs, what that is made of, each (B,), and x_hat."""

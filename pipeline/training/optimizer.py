@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pipeline.training.muon import Muon
+
 # At the full rate gains run away and linear starts dissolve, or what they were fitted to does; the others have many or
 # large inputs, so that the same step moves their output further.
 SCALES = {
@@ -43,10 +45,14 @@ def groups(parameters: Iterable[tuple[str, nn.Parameter]], scale: float = 1.0) -
 class Optimizer:
     """Muon and AdamW behind the few methods the loop calls; `set_lr` takes AdamW's learning rate.
 
-    The model must be in channels_last memory format.
+    The model must be in channels_last memory format. `resident` keeps learning rates and counts of steps on the GPU
+    that the model is on, where a CUDA graph reads them.
     """
 
-    def __init__(self, model: nn.Module, matrix_lr_scale: float, muon: bool = True) -> None:
+    def __init__(
+        self, model: nn.Module, matrix_lr_scale: float, muon: bool = True, resident: torch.device | None = None
+    ) -> None:
+        self.resident = resident
         named = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
         # Muon wants two dimensions. These parameters share the storage of the model's own, which is channels_last.
         self.matrices = [
@@ -54,19 +60,32 @@ class Optimizer:
         ]
         by_muon = {id(p) for p, _ in self.matrices}
         flat = [(n, q) for (n, _), (_, q) in zip([m for m in named if id(m[1]) in by_muon], self.matrices, strict=True)]
-        self.muon = (
-            torch.optim.Muon(
-                groups(flat, matrix_lr_scale), weight_decay=0.0, momentum=0.95, adjust_lr_fn="match_rms_adamw"
-            )
-            if muon
-            else None
-        )
+        self.muon = Muon(groups(flat, matrix_lr_scale)) if muon else None
         rest = [m for m in named if id(m[1]) not in by_muon]
         self.adamw = torch.optim.AdamW(groups(rest), weight_decay=0.0, betas=(0.9, 0.995))
+        self._settle()
+
+    @property
+    def groups(self) -> list[dict[str, Any]]:
+        return (self.muon.param_groups if self.muon else []) + self.adamw.param_groups
+
+    def _settle(self) -> None:
+        """Rates and counts where they belong; a checkpoint may come from another device."""
+        on_gpu = self.resident is not None
+        for group in self.groups:
+            rate = float(group["lr"])
+            group["lr"] = torch.tensor(rate, device=self.resident) if on_gpu else rate
+        for group in self.adamw.param_groups:
+            group["capturable"] = group["fused"] = on_gpu
+        for state in self.adamw.state.values():
+            state["step"] = state["step"].to(self.resident or "cpu")
 
     def set_lr(self, lr: float) -> None:
-        for group in (self.muon.param_groups if self.muon else []) + self.adamw.param_groups:
-            group["lr"] = lr * group["scale"]
+        for group in self.groups:
+            if self.resident:
+                group["lr"].fill_(lr * group["scale"])
+            else:
+                group["lr"] = lr * group["scale"]
 
     def zero_grad(self) -> None:
         self.adamw.zero_grad()
@@ -80,6 +99,11 @@ class Optimizer:
             self.muon.step()
         self.adamw.step()
 
+    def tensors(self) -> list[Tensor]:
+        """All that `step` changes beside the parameters, once it has been called."""
+        optimizers = [self.adamw, *([self.muon] if self.muon else [])]
+        return [each for one in optimizers for state in one.state.values() for each in state.values()]
+
     def state_dict(self) -> dict[str, Any]:
         muon = {"muon": self.muon.state_dict()} if self.muon else {}
         return muon | {"adamw": self.adamw.state_dict()}
@@ -88,3 +112,4 @@ class Optimizer:
         if self.muon:
             self.muon.load_state_dict(state["muon"])
         self.adamw.load_state_dict(state["adamw"])
+        self._settle()
