@@ -64,7 +64,7 @@ def freeze(model: MeanScaleHyperprior) -> dict[str, np.ndarray]:
     )
     for name, value in model.state_dict().items():
         if name.startswith(FLOAT_PARTS):
-            kind = np.float32 if ".table" in name or name.endswith("y_std") else np.float16
+            kind = np.float32 if ".table" in name or name.endswith(("y_std", ".limits")) else np.float16
             arrays[name] = value.float().cpu().numpy().astype(kind)
     return arrays
 

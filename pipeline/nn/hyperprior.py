@@ -32,9 +32,10 @@ from pipeline.nn.layers import (
     upper_bound,
 )  # fmt: skip
 from pipeline.nn.spec import CURVATURE, HyperpriorSpec, StaticSpec
-from pipeline.nn.transforms import AnalysisTransform, SynthesisTransform
+from pipeline.nn.transforms import FREE, AnalysisTransform, SynthesisTransform
 
 LOG2_SIGMA_MIN, LOG2_SIGMA_MAX = -3.0, 8.0
+CALIBRATION_CROPS, LIMIT_MARGIN = 16, 1.25
 
 
 class Likelihoods(NamedTuple):
@@ -58,14 +59,18 @@ def logistic_bits(residual: Tensor, sigma: Tensor) -> Tensor:
     return nats / math.log(2)
 
 
-def loss_curvature(spec: HyperpriorSpec | StaticSpec, quality: Tensor, shape: torch.Size, gain: Tensor) -> Tensor:
+def loss_curvature(
+    spec: HyperpriorSpec | StaticSpec, quality: Tensor, shape: torch.Size, gain: Tensor, synthetic: int = 0
+) -> Tensor:
     """Second derivative of the training loss of pictures of `shape` over a latent in quantiser steps, (B, M, 1, 1).
 
-    That of `losses.rd_loss` where latents are orthonormal, times what it measured lower for trained ones.
+    That of `losses.rd_loss` where latents are orthonormal, times what it measured lower for trained ones. The loss of
+    the first `synthetic` pictures is bounded, and has hardly any.
     """
     lmbda = spec.lmbda_min * (spec.lmbda_max / spec.lmbda_min) ** quality
     squared_error = spec.loss_scale(lmbda) * lmbda * 255**2 / math.prod(shape)
-    return 2 * CURVATURE * squared_error[:, None, None, None] / gain.detach().square()
+    curvature = 2 * CURVATURE * squared_error[:, None, None, None] / gain.detach().square()
+    return F.pad(curvature[synthetic:], (0, 0, 0, 0, 0, 0, synthetic, 0)) if synthetic else curvature
 
 
 class MeanScaleHyperprior(nn.Module):
@@ -75,8 +80,8 @@ class MeanScaleHyperprior(nn.Module):
         super().__init__()
         self.spec, self.shard = spec, (0, 1)
         sizes = (spec.latent, spec.width)
-        self.g_a = AnalysisTransform(*sizes, spec.encoder_blocks, spec.anchors)
-        self.g_s = SynthesisTransform(*sizes, spec.decoder_blocks, spec.anchors)
+        self.g_a = AnalysisTransform(*sizes, spec.encoder_blocks, spec.anchors, spec.limited)
+        self.g_s = SynthesisTransform(*sizes, spec.decoder_blocks, spec.anchors, spec.limited)
         self.h_a = HyperAnalysis(spec.latent, spec.hyper_width, spec.hyper)
         self.h_s = HyperSynthesis(spec.latent, spec.hyper_width, spec.hyper)
         anchors = torch.linspace(0, 1, spec.anchors)
@@ -103,8 +108,27 @@ class MeanScaleHyperprior(nn.Module):
         self.g_s.y_std.copy_(std[:m].view(1, -1, 1, 1))
         self.log2_base.table.add_(torch.log2(std[:m]))
 
-    def forward(self, x: Tensor, quality: Tensor) -> Likelihoods:
-        """x (B, 3, H, W) in [0, 1], H and W multiples of 64; quality (B,) in [0, 1].
+    @property
+    def calibrated(self) -> bool:
+        """Whether limits, if any, are those of photos."""
+        return not self.spec.limited or bool((self.g_a.blocks.limits < FREE).all())
+
+    @torch.no_grad()
+    def calibrate(self, crops: Callable[[int, int], Tensor]) -> None:
+        """Set the limits of blocks to what `crops` reach at any quality, and a little more; on the CPU."""
+        rows = (self.g_a.blocks, self.g_s.blocks)
+        for blocks in rows:
+            blocks.limits.zero_()
+            blocks.observing = True
+        for quality in torch.linspace(0, 1, self.spec.anchors):
+            x = crops(CALIBRATION_CROPS, 256).cpu().float().div_(255)
+            self(x.contiguous(memory_format=torch.channels_last), quality.expand(len(x)))
+        for blocks in rows:
+            blocks.limits.mul_(LIMIT_MARGIN)
+            blocks.observing = False
+
+    def forward(self, x: Tensor, quality: Tensor, synthetic: int = 0) -> Likelihoods:
+        """x (B, 3, H, W) in [0, 1], H and W multiples of 64; quality (B,) in [0, 1]; see `loss_curvature`.
 
         Mixed quantisation: the decoder sees rounding, the rate, in training, additive uniform noise
         (Minnen & Singh, "Channel-wise Autoregressive Entropy Models", ICIP 2020, section 3.3).
@@ -120,7 +144,7 @@ class MeanScaleHyperprior(nn.Module):
         y_bits = logistic_bits(self.quantised(residual), sigma)
         # mu moves neither the picture nor, but for the slope of soft rounding, its gradient; times the sigma of the DC
         # channel that leak is noise of hundreds of steps, so only the rate may teach mu.
-        curvature = loss_curvature(self.spec, quality, x.shape, gain).expand_as(y)
+        curvature = loss_curvature(self.spec, quality, x.shape, gain, synthetic).expand_as(y)
         centred = reconstruct(y - mu.detach(), centroid_shift(sigma.detach()), curvature)
         y_hat = (centred + mu.detach()) / gain
         return Likelihoods(self.g_s(y_hat, quality), y_bits.flatten(1).sum(1), z_bits.flatten(1).sum(1))

@@ -51,13 +51,15 @@ def grown(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
 
     Chen et al., "Net2Net: Accelerating Learning via Knowledge Transfer", ICLR 2016.
     """
-    last = (".project.", ".merge.")
+    last, own = (".project.", ".merge."), model.state_dict()
     more = {
         name: torch.zeros_like(value) if any(part in name for part in last) else value
-        for name, value in model.state_dict().items()
+        for name, value in own.items()
         if ".blocks." in name and name not in state
     }
-    return more | dict(state)
+    # Limits are by place in the row, and the rest of it is another one now.
+    limits = {name: value for name, value in own.items() if name.endswith(".limits")}
+    return more | dict(state) | {k: v for k, v in limits.items() if k in state and v.shape != state[k].shape}
 
 
 def require_fitting(

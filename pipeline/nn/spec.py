@@ -24,6 +24,7 @@ _BOUNDS = {
     "lmbda_max": (1e-9, 1e6),
     "scale": (2, 4),
     "num_bits": (2, 12),
+    "limited": (0, 1),
 }
 _BOUNDS |= dict.fromkeys(
     ("encoder_blocks", "decoder_blocks", "blocks", "depth", "levels", "kernel", "tile_px"), (1, 64)
@@ -57,7 +58,10 @@ class _Spec:
 
 @dataclass(frozen=True)
 class HyperpriorSpec(_Spec):
-    """Sizes of a `MeanScaleHyperprior`; stored beside its weights."""
+    """Sizes of a `MeanScaleHyperprior`; stored beside its weights.
+
+    `limited` bounds what goes from block to block by what photos reach (`transforms.Blocks`), as models once did not.
+    """
 
     latent: int = 384
     width: int = 96
@@ -68,6 +72,7 @@ class HyperpriorSpec(_Spec):
     anchors: int = 9
     lmbda_min: float = 0.001
     lmbda_max: float = 0.2
+    limited: bool = False
     kind: Literal["mean-scale-hyperprior"] = "mean-scale-hyperprior"
 
 

@@ -113,8 +113,8 @@ class StaticCompressor(nn.Module):
         log2_gain = torch.log2(255 * torch.sqrt(lmbda / 26))[:, None].expand(-1, spec.latent)
         self.log2_gain, self.log2_base = QualityTable(log2_gain), QualityTable(log2_gain)
 
-    def forward(self, x: Tensor, quality: Tensor) -> Likelihoods:
-        """x (B, 3, H, W) in [0, 1], H and W multiples of the unit; quality (B,) in [0, 1]."""
+    def forward(self, x: Tensor, quality: Tensor, synthetic: int = 0) -> Likelihoods:
+        """x (B, 3, H, W) in [0, 1], H and W multiples of the unit; quality (B,) in [0, 1]; see `loss_curvature`."""
         even, norm = evened(self.spec, x)
         shift = octaves(self.spec, norm)
         gain = torch.exp2(self.log2_gain(quality) + shift)
@@ -125,7 +125,7 @@ class StaticCompressor(nn.Module):
         else:
             sigma = MeanScaleHyperprior.sigma(self.log2_base(quality) + shift)
             y_bits = logistic_bits(self._quantised(y), sigma).flatten(1).sum(1)
-        curvature = loss_curvature(self.spec, quality, x.shape, gain)
+        curvature = loss_curvature(self.spec, quality, x.shape, gain, synthetic)
         y_hat = reconstruct(y, torch.zeros_like(y), curvature.expand_as(y)) / gain
         x_hat = undone(self.g_s(y_hat, quality), norm)
         return Likelihoods(x_hat, y_bits, torch.zeros_like(y_bits))

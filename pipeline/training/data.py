@@ -112,7 +112,28 @@ class Crops:
         if any(strengths):
             factors = self.rng.uniform(-1, 1, (count, 3)) * strengths + 1
             batch = _jittered(batch, torch.from_numpy(factors).float().to(batch.device))
+        for k in range(augment.synthetic_of(count)):
+            batch[k] = self._synthetic(batch[k])
         return batch
+
+    def _synthetic(self, crop: Tensor) -> Tensor:
+        """A crop (3, S, S) uint8 on its way to noise, halftone, mosaic or hard contrast; gray or coloured."""
+        kind, strength, gray, way = self.rng.integers(4), self.rng.random(), self.rng.random() < 0.5, self.rng.random()
+        size, photo = crop.shape[-1], crop.float()
+        noise = torch.rand(1 if gray else 3, size, size, device=crop.device)
+        shown = photo.mean(0, keepdim=True) if gray else photo
+        if kind == 0:
+            made = shown + 510 * strength * (noise - 0.5)
+        elif kind == 1:
+            made = 255.0 * (shown / 255 > (noise - 0.5) * (2 * strength) + 0.5)
+        elif kind == 2:
+            cell = 2 ** int(self.rng.integers(0, 7))
+            cells = noise[:, : -(-size // cell), : -(-size // cell)]
+            cells = cells.round() if strength < 0.5 else cells
+            made = 255 * cells.repeat_interleave(cell, 1).repeat_interleave(cell, 2)[:, :size, :size]
+        else:
+            made = (shown - shown.mean()) * 16**strength + 127.5
+        return torch.lerp(photo, made.clamp(0, 255), min(1.0, 2 * way)).round().byte()
 
 
 def _jittered(batch: Tensor, factors: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ from pipeline.nn.spec import ModelSpec
 from pipeline.nn.static import StaticCompressor
 from pipeline.nn.superres import SuperResolver
 from pipeline.training import static_export
+from pipeline.training.data import Crops
 from pipeline.training.fitting import count, fit, reach_of, shifts, sigmas, spread, table_arrays
 from pipeline.training.trellis import fit_trellis, trellis_arrays
 
@@ -49,6 +50,8 @@ def export(spec: ModelSpec, state: dict[str, Tensor], photos: Sequence[np.ndarra
         return weights.serialise(models.frozen(model), {"kind": spec.kind, "spec": spec.to_json(), "card": card})
     if isinstance(model, StaticCompressor):
         return static_export.export(model, photos, card)
+    if not model.calibrated:
+        model.calibrate(Crops(photos, 0).batch)
     arrays = models.frozen(model) | {"tables.shifts": shifts()}
     logistic = freeze_tables([logistic_pmf(s, reach_of(s)) for s in sigmas()])
     meta = {"spec": spec.to_json(), "skip_below": 0, "card": card, "refinement": {"worth": 1.0}}

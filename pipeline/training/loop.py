@@ -26,7 +26,7 @@ from torch import Tensor
 from pipeline.errors import TrainingError
 from pipeline.nn import models
 from pipeline.nn.hyperprior import Likelihoods
-from pipeline.nn.spec import CodecSpec, HyperpriorSpec, TransferSpec
+from pipeline.nn.spec import CodecSpec, HyperpriorSpec, ModelSpec, TransferSpec
 from pipeline.training import backbones, checkpoint, losses
 from pipeline.training.checkpoint import Ema
 from pipeline.training.data import Crops, centre_crop
@@ -36,22 +36,32 @@ from pipeline.training.losses import Adversary, Distortion
 from pipeline.training.optimizer import Optimizer
 from pipeline.training.spec import TrainSpec
 
+SYNTHETIC_COST = 4.0
+"""Twice what photos cost. Noise costs ten times that, and would be all that is learned."""
+
 
 def rd_loss(
-    forward: Callable[[Tensor, Tensor], Likelihoods],
+    forward: Callable[[Tensor, Tensor, int], Likelihoods],
     spec: CodecSpec,
     x: Tensor,
     quality: Tensor,
     distortion: Distortion = losses.mse,
+    synthetic: int = 0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Weighted bpp + lmbda * distortion, mean over the batch; also bpp (B,), MSE (B,) on 0..255, and x_hat."""
-    out = forward(x, quality)
+    """Weighted bpp + lmbda * distortion, mean over the batch; also bpp (B,), MSE (B,) on 0..255, and x_hat.
+
+    The loss of the first `synthetic` pictures is bounded, so that those nearest to being learned are learned first.
+    """
+    out = forward(x, quality, synthetic)
     bpp = (out.y_bits + out.z_bits) / (x.shape[-1] * x.shape[-2])
     mse = losses.mse(out.x_hat, x)
     cost = mse if distortion is losses.mse else distortion(out.x_hat, x)
     lmbda = spec.lmbda_min * (spec.lmbda_max / spec.lmbda_min) ** quality
-    loss = (spec.loss_scale(lmbda) * (bpp + lmbda * cost)).mean()
-    return loss, bpp.detach(), mse.detach(), out.x_hat
+    each = spec.loss_scale(lmbda) * (bpp + lmbda * cost)
+    if synthetic:
+        odd = each[:synthetic]
+        each = torch.cat([SYNTHETIC_COST * odd / (odd + SYNTHETIC_COST), each[synthetic:]])
+    return each.mean(), bpp.detach(), mse.detach(), out.x_hat
 
 
 class Trainer:
@@ -111,6 +121,8 @@ class Trainer:
             try:
                 state = models.thawed(spec.model.kind, load_file(_file_of(spec.init_from)))
                 self.model.load_state_dict(models.grown(state, self.model))
+                if isinstance(spec.model, HyperpriorSpec) and spec.model.limited:
+                    self.model.calibrate(self.crops.batch)
             except (OSError, KeyError, RuntimeError, SafetensorError) as error:
                 found = " ".join(str(error).split())[:200]
                 raise TrainingError(f"init_from {spec.init_from}: no model of these sizes ({found})") from error
@@ -210,7 +222,10 @@ class Trainer:
 
     def _loss(self, x: Tensor, quality: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         """What a batch costs, what that is made of, each (B,), and x_hat."""
-        loss, bpp, mse, x_hat = rd_loss(self.forward, self._sizes, x, quality, self.distortion)
+        count = len(x) * self.group.world
+        synthetic = self.spec.augment.synthetic_of(count) - self.group.own(count).start
+        synthetic = max(0, min(len(x), synthetic))
+        loss, bpp, mse, x_hat = rd_loss(self.forward, self._sizes, x, quality, self.distortion, synthetic)
         return loss, {"bpp": bpp, "mse": mse}, x_hat
 
     def _fooling(self, x_hat: Tensor, quality: Tensor) -> Tensor:
@@ -284,8 +299,8 @@ class Trainer:
 
     def _restore(self, state: dict[str, Any]) -> None:
         found = json.loads(state["spec"])["model"]
-        # Checkpoints of before there were kinds have none.
-        if {"kind": HyperpriorSpec.kind} | found != asdict(self.spec.model):
+        # Checkpoints of before there were kinds and limits have none.
+        if {"kind": HyperpriorSpec.kind, **_added(self.spec.model)} | found != asdict(self.spec.model):
             raise TrainingError(
                 f"{self.out}/checkpoint.pt: it holds another model ({found}) than the config asks for "
                 f"({asdict(self.spec.model)}); give another --out, or the config it was started with"
@@ -301,6 +316,11 @@ class Trainer:
             self.adversary.load_state_dict(state["adversary"])
         self.crops.rng.bit_generator.state = json.loads(state["rng"])
         torch.set_rng_state(state["torch_rng"].cpu())
+
+
+def _added(spec: ModelSpec) -> dict[str, float]:
+    """Fields that specs did not always have, as models were without them."""
+    return {"limited": False} if isinstance(spec, HyperpriorSpec) else {}
 
 
 def _file_of(model: str) -> str | Path:

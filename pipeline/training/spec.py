@@ -15,7 +15,9 @@ class AugmentSpec:
     """What happens to crops besides flips and quarter turns, which always do. All off by default.
 
     `brightness`, `contrast`, `saturation` are the largest relative changes, such as 0.2; `downscale` is the smallest
-    factor a crop is shrunk by (1 leaves it), drawn anew for each batch.
+    factor a crop is shrunk by (1 leaves it), drawn anew for each batch. `synthetic` is the share of crops that are made
+    into what no photo teaches: noise, halftones, mosaics and hard contrasts. Networks explode where they learned
+    nothing.
     """
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
@@ -24,6 +26,11 @@ class AugmentSpec:
     contrast: float = 0.0
     saturation: float = 0.0
     downscale: float = 1.0
+    synthetic: float = 0.0
+
+    def synthetic_of(self, count: int) -> int:
+        """How many of a batch are synthetic; its first."""
+        return round(self.synthetic * count)
 
 
 @dataclass(frozen=True)
