@@ -32,7 +32,7 @@ class GraphedStep:
         self.parameters = [p for p in trainer.model.parameters() if p.requires_grad]
         state = trainer.model.state_dict()
         self.weights, self.averages = list(state.values()), [trainer.ema.weights[name] for name in state]
-        self.snapshot: list[Tensor] = []
+        self.snapshots: list[list[Tensor]] = []
         self.graph: torch.cuda.CUDAGraph | None = None
         self.inputs: tuple[Tensor, Tensor] | None = None
         self.stream = torch.cuda.Stream() if device.type == "cuda" else None
@@ -46,8 +46,8 @@ class GraphedStep:
         if trainer.step % LOOK_STEPS:
             return {}
         found = dict(zip(("loss", "bpp", "mse", "norm"), means.tolist(), strict=True))
-        trainer.skipped = int(self.skipped.item())
-        self._look_after(found["loss"])
+        skipped, trainer.skipped = trainer.skipped, int(self.skipped.item())
+        self._look_after(math.isfinite(found["loss"]) and trainer.skipped - skipped < LOOK_STEPS // 5)
         return {name: round(value, 4) for name, value in found.items()} | {
             "lr": round(trainer.learning_rate(), 6), "skipped": trainer.skipped, "lr_scale": round(trainer.lr_scale, 3)
         }  # fmt: skip
@@ -94,6 +94,7 @@ class GraphedStep:
         usual = torch.isfinite(norm) & ((self.steps < 200) | (norm <= 10 * self.norm_mean))
         scale = torch.where(usual, (trainer.spec.clip_norm / (norm + 1e-6)).clamp(max=1), 0)
         torch._foreach_mul_(gradients, scale)
+        trainer.optimizer.gate(usual)
         trainer.optimizer.step()
         torch._foreach_lerp_(self.averages, self.weights, 1 - trainer.spec.ema_decay)
         self.norm_mean.lerp_(torch.where(usual, norm, self.norm_mean), 0.02)
@@ -101,11 +102,11 @@ class GraphedStep:
         self.steps.add_(1)
         return torch.stack([loss.detach(), *(each.mean() for each in parts.values()), norm]).float()
 
-    def _look_after(self, loss: float) -> None:
+    def _look_after(self, healthy: bool) -> None:
         """Keep what is healthy, and go back to it when it is not."""
         held = self.weights + self.averages + self.trainer.optimizer.tensors() + [self.norm_mean]
-        if math.isfinite(loss) and (not self.snapshot or self.trainer.step % SNAPSHOT_STEPS == 0):
-            self.snapshot = [each.clone() for each in held]
-        elif not math.isfinite(loss) and self.snapshot:
-            torch._foreach_copy_(held, self.snapshot)
+        if not healthy and self.snapshots:
+            torch._foreach_copy_(held, self.snapshots[0])
             self.trainer.lr_scale *= 2 / 3
+        elif healthy and (not self.snapshots or self.trainer.step % SNAPSHOT_STEPS == 0):
+            self.snapshots = [*self.snapshots, [each.clone() for each in held]][-2:]

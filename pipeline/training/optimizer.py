@@ -75,6 +75,7 @@ class Optimizer:
         for group in self.groups:
             rate = float(group["lr"])
             group["lr"] = torch.tensor(rate, device=self.resident) if on_gpu else rate
+            group["rate"] = torch.tensor(rate, device=self.resident) if on_gpu else rate
         for group in self.adamw.param_groups:
             group["capturable"] = group["fused"] = on_gpu
         for state in self.adamw.state.values():
@@ -83,9 +84,14 @@ class Optimizer:
     def set_lr(self, lr: float) -> None:
         for group in self.groups:
             if self.resident:
-                group["lr"].fill_(lr * group["scale"])
+                group["rate"].fill_(lr * group["scale"])
             else:
                 group["lr"] = lr * group["scale"]
+
+    def gate(self, open_: Tensor) -> None:
+        """Let the next step move parameters or not, by a boolean on the device; only where rates are resident."""
+        for group in self.groups if self.resident else ():
+            group["lr"].copy_(group["rate"] * open_)
 
     def zero_grad(self) -> None:
         self.adamw.zero_grad()
