@@ -129,6 +129,7 @@ def _recipe(settings: TrainConfig) -> dict[str, Any]:
 
     recipe = {name: getattr(settings.run, name) for name in RECIPE}
     recipe["init_from"] = recipe["init_from"] and str(recipe["init_from"]).rpartition("/")[2]
+    recipe["augment"] = {name: value for name, value in asdict(settings.run.augment).items() if value not in (0, 1)}
     superres = {"degrade": asdict(settings.run.degrade)} if isinstance(settings.run.model, SuperresSpec) else {}
     return recipe | superres
 

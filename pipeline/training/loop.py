@@ -89,7 +89,7 @@ class Trainer:
         torch.manual_seed(spec.seed)
         self.model = cast(Any, models.build(spec.model))
         self.model.shard = (self.group.rank, self.group.world)
-        self.origin: dict[str, Any] = {}
+        self.origin: dict[str, Any] = {"device": device}
         self.validated: dict[str, Any] = {}
         fresh = not (out / "checkpoint.pt").exists()
         if fresh:
@@ -126,11 +126,11 @@ class Trainer:
             except (OSError, KeyError, RuntimeError, SafetensorError) as error:
                 found = " ".join(str(error).split())[:200]
                 raise TrainingError(f"init_from {spec.init_from}: no model of these sizes ({found})") from error
-            self.origin = {"init_from": str(_file_of(spec.init_from)).rpartition("/")[2].removesuffix(".safetensors")}
+            self.origin |= {"init_from": str(_file_of(spec.init_from)).rpartition("/")[2].removesuffix(".safetensors")}
             return
         if isinstance(spec.model, TransferSpec):
             features: Any = self.model.g_a.features
-            self.origin = {"backbone": backbones.load(features, spec.model.backbone, spec.backbone)}
+            self.origin |= {"backbone": backbones.load(features, spec.model.backbone, spec.backbone)}
         self.model.start(self.crops.batch, spec.klt_patches)
 
     @property

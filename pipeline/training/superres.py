@@ -39,10 +39,10 @@ class SuperresTrainer(Trainer):
             return super()._start()
         trunk = self.model.trunk
         if isinstance(trunk, BackboneTrunk):
-            self.origin = {"trunk": backbones.load(trunk.features, self.sizes.backbone, self.spec.backbone)}
+            self.origin |= {"trunk": backbones.load(trunk.features, self.sizes.backbone, self.spec.backbone)}
             trunk.settle(self.crops.batch(4, 128).float() / 255 - 0.5)
         elif isinstance(trunk, CodecTrunk):
-            self.origin = {"trunk": _taken_over(trunk, self.spec.backbone.weights)}
+            self.origin |= {"trunk": _taken_over(trunk, self.spec.backbone.weights)}
 
     def _loss(self, x: Tensor, quality: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
         height, width = (side // self.sizes.scale * self.sizes.scale for side in x.shape[-2:])

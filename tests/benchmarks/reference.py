@@ -37,8 +37,11 @@ def ours(device: str, effort: int, precision: str = "fp32") -> Codec:
     return lambda rgb: codec.encode(Picture(rgb)).payload, codec.decode
 
 
-def theirs(device: str) -> Codec:
-    """Raises SystemExit, a sentence, where CompressAI is not installed."""
+def their_model(device: str, quality: int = 4) -> Any:
+    """CompressAI's mbt2018-mean, untrained; from quality 5 on with its larger networks.
+
+    Raises SystemExit, a sentence, where CompressAI is not installed.
+    """
     torchvision()  # CompressAI imports it, and with a CPU build of torch that only works through this door
     try:
         from compressai.zoo import mbt2018_mean
@@ -46,9 +49,12 @@ def theirs(device: str) -> Codec:
         raise SystemExit(
             f"compressai: {error}; install it as the docstring of tests/benchmarks/reference.py says"
         ) from error
-    model = mbt2018_mean(4, pretrained=False).eval().to(device)
+    model = mbt2018_mean(quality, pretrained=False).eval().to(device)
     model.update()
+    return model
 
+
+def coded_by(model: Any, device: str) -> Codec:
     @torch.inference_mode()
     def encode(rgb: np.ndarray) -> Any:
         x = torch.from_numpy(rgb).to(device).permute(2, 0, 1)[None].float() / 255
@@ -85,7 +91,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     pictures = [np.array(Image.open(path).convert("RGB")) for path in images]
     codecs = {f"cnn, effort {effort}": ours(options.device, effort) for effort in (0, 1)}
     codecs["cnn, effort 0, decoded in bf16"] = ours(options.device, 0, "bf16")
-    codecs["compressai mbt2018-mean"] = theirs(options.device)
+    codecs["compressai mbt2018-mean"] = coded_by(their_model(options.device), options.device)
     times = {(name, k): list[tuple[float, float]]() for name in codecs for k in range(len(pictures))}
     for _ in range(options.rounds):
         for k, rgb in enumerate(pictures):
