@@ -84,7 +84,7 @@ class _Gated(torch.autograd.Function):
         both = torch.empty_like(x)
         to_u, to_v = both.chunk(2, dim=1)
         torch.mul(grad, gate, out=to_u)
-        torch.mul(to_u * (1 - gate), x.chunk(2, dim=1)[0], out=to_v)
+        torch.ops.aten.sigmoid_backward.grad_input(grad * x.chunk(2, dim=1)[0], gate, grad_input=to_v)
         return both
 
 

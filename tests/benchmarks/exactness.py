@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,8 +29,8 @@ NOISE = "noise"
 class Check:
     """One picture, made on one device and read on the other; PSNR is that of the CPU's decoder.
 
-    `levels` is the largest difference of a sample between what both decode, `off` the share of samples that differ;
-    `levels_fp32` is `levels` without TF32. `wrong` says what is not as it must be.
+    `levels` is the largest difference of a sample between what both decode, `off` the share of samples that differ.
+    `wrong` says what is not as it must be.
     """
 
     name: str
@@ -42,7 +41,6 @@ class Check:
     psnr_db: float
     levels: int
     off: float
-    levels_fp32: int
     repeated: bool
     wrong: tuple[str, ...]
 
@@ -63,12 +61,10 @@ def check(name: str, rgb: np.ndarray, maker: Hyperprior, reader: Hyperprior) -> 
         read = reader.entropy_decode(payload)
     except BitstreamError as error:  # one wrong scale index, and what follows is no payload any more
         broken = (f"{where}: {error}",)
-        return Check(name, quality, maker.effort, maker.device, len(payload), math.nan, 0, math.nan, 0, False, broken)
+        return Check(name, quality, maker.effort, maker.device, len(payload), math.nan, 0, math.nan, False, broken)
     cpu, gpu = (maker, reader) if maker.device == "cpu" else (reader, maker)
     expected, decoded = cpu.decode(payload), gpu.decode(payload)
     apart = _levels(expected, decoded)
-    with without_tf32():
-        exact = gpu.decode(payload)
     return Check(
         name,
         quality,
@@ -78,7 +74,6 @@ def check(name: str, rgb: np.ndarray, maker: Hyperprior, reader: Hyperprior) -> 
         psnr_db(mse(rgb, expected)),
         int(apart.max()),
         float((apart > 0).mean()),
-        int(_levels(expected, exact).max()),
         maker.encode(Picture(rgb)).payload == payload,
         tuple(f"{where}: {found}" for found in differences(made, read, maker.networks, reader.networks)),
     )
@@ -108,17 +103,6 @@ def tables(networks: Networks, symbols: Symbols) -> np.ndarray:
     return index
 
 
-@contextmanager
-def without_tf32() -> Iterator[None]:
-    """Convolutions of float32 as such: on a GPU torch cuts their factors to 10 bits unless told otherwise."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        yield
-    finally:
-        torch.backends.cudnn.allow_tf32 = before
-
-
 def check_rows(found: Sequence[Check]) -> Iterator[dict[str, object]]:
     groups: dict[tuple[bool, float, int, str], list[Check]] = {}
     for one in found:
@@ -136,7 +120,6 @@ def check_rows(found: Sequence[Check]) -> Iterator[dict[str, object]]:
             "same bytes again": f"{sum(one.repeated for one in group)} of {n}",
             "levels apart": max(one.levels for one in group),
             "samples that differ": f"{100 * sum(one.off for one in group) / n:.3f} %",
-            "levels apart without TF32": max(one.levels_fp32 for one in group),
         }
 
 

@@ -14,42 +14,22 @@ import importlib.util
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
-from pipeline.codecs.learned import trellis
 from pipeline.codecs.learned.hyperprior import Hyperprior
 from pipeline.nn.hyperprior import pad_to
 from pipeline.records import Picture
 from tests.benchmarks import conditions, exactness, reference
-from tests.benchmarks.exactness import without_tf32
 
 TIMED_QUALITY, TIMED_EFFORTS = 58.0, (0, 1, 2)
 LARGE_PX = (2448, 3264)
 PARTS = ("analysis", "encoding", "entropy coding", "decoding", "entropy decoding", "synthesis")
-T = TypeVar("T")
 Works = dict[tuple[str, str], Callable[[], object]]
-
-
-@contextmanager
-def path_in_numpy() -> Iterator[None]:
-    """The trellis's path is found on the CPU: its steps are short, and cost a GPU many small launches."""
-    there = trellis._cheapest_path
-    trellis._cheapest_path = lambda costs, sizes: there(costs.cpu(), sizes).to(costs.device)
-    try:
-        yield
-    finally:
-        trellis._cheapest_path = there
-
-
-def within(context: Callable[[], AbstractContextManager[None]], work: Callable[[], T]) -> T:
-    with context():
-        return work()
 
 
 def ours(rgb: np.ndarray, codec: Hyperprior, label: str) -> Works:
@@ -65,13 +45,7 @@ def ours(rgb: np.ndarray, codec: Hyperprior, label: str) -> Works:
         "entropy decoding": lambda: codec.entropy_decode(payload),
         "synthesis": lambda: networks.synthesise(made, y_hat),
     }
-    other, how, parts = (
-        ("path in NumPy", path_in_numpy, ("analysis", "encoding"))
-        if codec.effort
-        else ("without TF32", without_tf32, ("decoding", "synthesis"))
-    )
-    varied = {(f"{label}, {other}", part): functools.partial(within, how, works[part]) for part in parts}
-    return {(label, part): work for part, work in works.items()} | varied
+    return {(label, part): work for part, work in works.items()}
 
 
 def theirs(rgb: np.ndarray, model: Any, device: str, label: str) -> Works:

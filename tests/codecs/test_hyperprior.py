@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pipeline.codecs import registry
-from pipeline.codecs.learned import networks, symbols, weights
+from pipeline.codecs.learned import networks, symbols, tiles, weights
 from pipeline.codecs.learned.hyperprior import Hyperprior
 from pipeline.codecs.learned.symbols import Grid
 from pipeline.errors import BitstreamError, CodecError, ConfigError, VerifyError
@@ -117,7 +117,7 @@ def test_tiles_leave_no_seam(codec, monkeypatch):
     """Tiled and whole, the picture differs by one level at most, and symbols but for a rare rounding tie."""
     rgb = np.concatenate([photo(400, 400), photo(400, 400)[:, ::-1]], axis=1)
     whole, x_hat = codec.networks.analyse(rgb, 6000, gray=False)
-    monkeypatch.setattr(networks, "TILE_PX", 256)
+    monkeypatch.setattr(tiles, "TILE_PX", 256)
     tiled, _ = codec.networks.analyse(rgb, 6000, gray=False)
     assert np.abs(whole.y - tiled.y).max() <= 1
     assert (whole.y != tiled.y).mean() < 1e-3
@@ -173,14 +173,14 @@ def test_effort_fits_any_size_and_gray(size):
 
 
 def test_the_slope_of_tiles_is_that_of_the_whole(codec, monkeypatch):
-    """Refinement of a picture in tiles finds nearly the symbols of the whole."""
+    """Refinement of a picture in tiles finds nearly the symbols of the whole, and a picture that is as good."""
     rgb = photo(400, 800)
     effort4 = Hyperprior(QUALITY, effort=4).networks
-    whole, _ = effort4.analyse(rgb, 6000, gray=False, effort=4)
-    monkeypatch.setattr(networks, "TILE_PX", 256)
-    tiled, _ = effort4.analyse(rgb, 6000, gray=False, effort=4)
-    assert np.abs(whole.y - tiled.y).max() <= 1
-    assert (whole.y != tiled.y).mean() < 5e-3
+    whole, x_hat = effort4.analyse(rgb, 6000, gray=False, effort=4)
+    monkeypatch.setattr(tiles, "TILE_PX", 256)
+    tiled, of_tiles = effort4.analyse(rgb, 6000, gray=False, effort=4)
+    assert 0 < (whole.y != tiled.y).mean() < 0.01  # one other choice, and the symbols after it in its lane may differ
+    assert psnr_db(mse(rgb, of_tiles)) == pytest.approx(psnr_db(mse(rgb, x_hat)), abs=0.01)
 
 
 def test_a_large_picture_is_refined_region_by_region(codec, monkeypatch):

@@ -138,13 +138,13 @@ def test_tiles_know_nothing_of_each_other():
 
 @pytest.mark.parametrize("name", ["transfer", "conv"])
 def test_large_pictures_have_no_seams(name, monkeypatch):
-    from pipeline.codecs.learned import networks
+    from pipeline.codecs.learned import tiles
 
     codec = codec_of(name, Rate(quality=90.0))
     picture = colour_picture(192, 512)
     payload = codec.encode(picture).payload
     whole = codec.decode(payload).astype(int)
-    monkeypatch.setattr(networks, "TILE_PX", 128)
+    monkeypatch.setattr(tiles, "TILE_PX", 128)
     assert np.abs(codec.decode(payload) - whole).max() <= 1
 
 

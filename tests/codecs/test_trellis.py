@@ -13,7 +13,7 @@ import torch
 
 from pipeline.bitstream import container
 from pipeline.codecs.learned import symbols as symbols_of
-from pipeline.codecs.learned import trellis, weights
+from pipeline.codecs.learned import weights
 from pipeline.codecs.learned.hyperprior import Hyperprior
 from pipeline.codecs.learned.quantise import REACH, Quantiser
 from pipeline.codecs.learned.static import Conv
@@ -81,20 +81,12 @@ def test_no_other_sequence_of_symbols_is_cheaper(quantiser, index, price):
     torch.testing.assert_close(values, quantiser.centred(sent, scale))
 
 
-def test_torch_finds_the_path_that_numpy_finds():
-    torch.manual_seed(3)
-    costs, sizes = torch.rand(2, 2, 100), [16, 16, 5, 16, 16, 16, 15]
-    words = (sizes, torch.arange(16), torch.from_numpy(trellis._FROM), torch.from_numpy(trellis._CHOICE))
-    assert torch.equal(trellis._path(torch, costs, *words), _cheapest_path(costs, sizes))
-
-
 def test_lanes_are_independent_and_the_steps_of_each_are_in_order():
-    torch.manual_seed(0)
-    costs = torch.rand(2, 2, 3 * 8 + 5)
+    costs = np.random.default_rng(0).random((2, 2, 3 * 8 + 5), np.float32)
     together = _cheapest_path(costs, [8, 8, 8, 5])
     for lane in range(8):
-        own = torch.arange(lane, costs.shape[2], 8)
-        assert torch.equal(together[own], _cheapest_path(costs[:, :, own], [1] * len(own)))
+        own = np.arange(lane, costs.shape[2], 8)
+        assert np.array_equal(together[own], _cheapest_path(costs[:, :, own], [1] * len(own)))
 
 
 @pytest.mark.parametrize("index", [10, 24, 40, 56])
@@ -166,11 +158,15 @@ def test_bands_start_anew(codec, picture, monkeypatch):
     assert np.abs(codec.networks.synthesise(symbols).astype(int) - x_hat).max() <= 1
 
 
-def test_effort_zero_rounds_and_says_so(codec, picture):
+def test_every_effort_takes_the_trellis_and_a_pass_saves_more(codec, picture):
     fast = Hyperprior(Rate(quality=50.0), device="cpu", effort=0)
-    payload = fast.encode(picture).payload
-    assert not container.unpack(payload).trellis
-    assert len(codec.encode(picture).payload) < len(payload)
+    rounding = Hyperprior(Rate(quality=50.0), device="cpu", effort=0)
+    rounding.frozen = replace(rounding.frozen, trellis=None)
+    plain, free, refined = (each.encode(picture).payload for each in (rounding, fast, codec))
+    assert not container.unpack(plain).trellis
+    assert container.unpack(free).trellis
+    assert container.unpack(refined).trellis
+    assert len(plain) > len(free) > len(refined)
 
 
 def test_a_trellis_coded_payload_needs_a_model_with_a_trellis(codec, picture):

@@ -242,7 +242,7 @@ def test_a_run_starts_from_an_exported_model_and_its_card_says_so(pictures, tmp_
     path.write_bytes(made_static.model_of("transfer"))
     model = made_static.SPECS["transfer"]
     trainer = Trainer(replace(SPEC, init_from=str(path), model=model), pictures, tmp_path / "second")
-    assert trainer.origin == {"init_from": "0123"}
+    assert trainer.origin == {"device": "cpu", "init_from": "0123"}
     state = models.thawed("transfer", weights.parse(path.read_bytes()).arrays)
     assert torch.equal(trainer.model.state_dict()["g_a.out.weight"], state["g_a.out.weight"])
     again = export.export(model, trainer.ema.weights, pictures[:1], {})

@@ -195,7 +195,7 @@ def test_a_trained_one_becomes_a_file_that_does_the_same(pictures, tmp_path):
     path = tmp_path / "model.safetensors"
     path.write_bytes(data)
     again = SuperresTrainer(replace(SPEC, init_from=str(path)), pictures, tmp_path / "again")
-    assert again.origin == {"init_from": "model"}
+    assert again.origin == {"device": "cpu", "init_from": "model"}
 
 
 def test_files_of_other_things_are_refused(pictures):

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.codecs.learned.networks import pick_device, tiled
 from pipeline.codecs.learned.superres import FrozenSuperResolver
+from pipeline.codecs.learned.tiles import pick_device, tiled
 from pipeline.nn import models
 from pipeline.nn.superres import SuperResolver
 

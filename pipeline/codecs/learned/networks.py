@@ -7,7 +7,7 @@ computes in fp32; the encoder may use bf16 for its CNN branches, for what it fin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor
 from pipeline.codecs.base import Symbols
 from pipeline.codecs.learned.quantise import PASSES, Quantiser, pulls
 from pipeline.codecs.learned.symbols import Grid, mu_of, y_base
+from pipeline.codecs.learned.tiles import HALO_PX, has_fast_bf16, pick_device, tiled
 from pipeline.codecs.learned.trellis import TrellisQuantiser
 from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.entropy.coder import VALUE_LIMIT
@@ -26,26 +27,11 @@ from pipeline.nn.hyperprior import pad_to
 from pipeline.nn.layers import asinh
 from pipeline.nn.spec import HyperpriorSpec
 
-TILE_PX = 1024
-HALO_PX = 64
 INDEX_LIMIT_PX = 50_000_000
 """Pictures up to here keep the tables they were quantised for, 1.5 bytes a pixel, for the entropy coder."""
 REGION_POSITIONS = 1 << 16
 """Positions of y, 17 MPix, whose symbols are refined together: above them neighbours are done, below them not begun."""
 ScaledBand = tuple[slice, Tensor, Tensor]
-
-
-def pick_device(name: str) -> torch.device:
-    """ "auto" is CUDA where there is one, else the CPU."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
-
-
-def has_fast_bf16() -> bool:
-    """Whether this CPU multiplies bf16 in hardware; elsewhere bf16 is emulated and slower than fp32."""
-    flags = torch.backends.cpu.get_cpu_capability()
-    return flags.startswith("AVX512") and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 class Networks:
@@ -95,8 +81,8 @@ class Networks:
         for bands in _regions(self._bands(grid, quality_centi, z, index), grid.width, passes):
             rows = slice(bands[0][0].start, bands[-1][0].stop)
             target = y_hat[:, rows].clone() if passes else y_hat[:, rows]
-            self._settle(bands, target, None, symbols, y_hat)
-            for pull in pulls(passes):
+            self._settle(bands, target, error_bits if self.trellis else None, symbols, y_hat)
+            for pull in pulls(passes, quality_centi / integer.QUALITY_UNITS):
                 slope = self._slope(rgb, y_hat, rows, quality, gain, gray, error_bits)
                 target += pull * (y_hat[:, rows] - slope / (2 * error_bits) - target)
                 self._settle(bands, target, error_bits, symbols, y_hat)
@@ -108,7 +94,7 @@ class Networks:
             quality_centi=quality_centi,
             y=symbols,
             z=z.cpu().numpy().astype(np.int16),
-            trellis=bool(passes) and self.trellis is not None,
+            trellis=self.trellis is not None,
             index=index,
         )
         return found, y_hat[None]
@@ -155,7 +141,7 @@ class Networks:
             x = torch.from_numpy(rgb[top:bottom, left:right].copy()).to(self.device).permute(2, 0, 1)[None] / 255
             part = self._in_pixel_units(y_hat[None], gain, top, bottom, left, right)
             with torch.inference_mode(False), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                linear = self.transforms.g_s.linear(part)
+                linear = self.transforms.g_s.linear(part, exact=False)
                 with torch.enable_grad():
                     part = part.clone().requires_grad_()
                     branch = self.transforms.g_s.branch(part, quality.clone())
@@ -163,7 +149,8 @@ class Networks:
                 error = x_hat[:, :, : x.shape[2], : x.shape[3]] - x
                 # What lies beyond the picture only fills up the last latents, and may be anything.
                 beyond = (0, x_hat.shape[3] - x.shape[3], 0, x_hat.shape[2] - x.shape[2])
-                over_x = _tinted(F.pad(error.mul_(2 * worth), beyond), gray)
+                over_x = error.mul_(2 * worth)
+                over_x = _tinted(F.pad(over_x, beyond) if any(beyond) else over_x, gray)
                 (slope,) = torch.autograd.grad(branch, part, over_x)
                 slope = slope + self.transforms.g_s.linear_slope(over_x)
             return slope / gain
@@ -273,42 +260,3 @@ def _regions(bands: Iterator[ScaledBand], width: int, passes: int) -> Iterator[l
 def _tinted(x: Tensor, gray: bool) -> Tensor:
     """A picture (B, 3, H, W), or what stands for one; the mean of its channels in each of them if it is gray."""
     return x.mean(1, keepdim=True).expand(-1, 3, -1, -1) if gray else x
-
-
-def tiled(
-    height: int,
-    width: int,
-    tile: Callable[[int, int, int, int], Tensor],
-    out: Tensor,
-    unit: int,
-    halo_px: int = HALO_PX,
-    tile_px: int = TILE_PX,
-) -> Tensor:
-    """Fill `out` from `tile(top, bottom, left, right)` of windows in pixels; `unit` pixels make one element of `out`.
-
-    Windows overlap by the halo, and only their inner part is used. One window if the picture is small.
-    """
-    for top, bottom, row0, row1 in _windows(height, halo_px, tile_px):
-        for left, right, col0, col1 in _windows(width, halo_px, tile_px):
-            part = tile(row0, row1, col0, col1)
-            rows = slice(top // unit, top // unit + min(-(-(bottom - top) // unit), out.shape[2] - top // unit))
-            cols = slice(left // unit, left // unit + min(-(-(right - left) // unit), out.shape[3] - left // unit))
-            if bottom >= height:
-                rows = slice(rows.start, out.shape[2])
-            if right >= width:
-                cols = slice(cols.start, out.shape[3])
-            first, across = (top - row0) // unit, (left - col0) // unit
-            out[:, :, rows, cols] = part[
-                :, :, first : first + rows.stop - rows.start, across : across + cols.stop - cols.start
-            ]
-    return out
-
-
-def _windows(size: int, halo_px: int, tile_px: int) -> Iterator[tuple[int, int, int, int]]:
-    """(start, stop, start with halo, stop with halo) along one side."""
-    if size <= tile_px + 2 * halo_px:
-        yield 0, size, 0, size
-        return
-    for start in range(0, size, tile_px):
-        stop = min(start + tile_px, size)
-        yield start, stop, max(0, start - halo_px), min(size, stop + halo_px)

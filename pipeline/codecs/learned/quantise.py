@@ -29,9 +29,10 @@ PASSES = (0, 1, 2, 3, 4, 6, 8, 12, 16, 32)
 """Slopes of the decoder's error that each effort computes."""
 
 
-def pulls(passes: int) -> Iterator[float]:
-    """How far each pass moves towards the new target."""
-    return (0.45 * (1 - (i + 0.5) / (passes + 1.2)) for i in range(passes))
+def pulls(passes: int, quality: float) -> Iterator[float]:
+    """How far each pass moves towards the new target; `quality` in [0, 1]. Coarse steps want more care (LOG.md)."""
+    first = 0.25 + 0.225 * quality
+    return (first * (1 - (i + 0.5) / (passes + 1.2)) for i in range(passes))
 
 
 class Quantiser:

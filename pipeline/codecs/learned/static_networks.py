@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.codecs.base import Symbols
-from pipeline.codecs.learned.networks import has_fast_bf16, pick_device, tiled
 from pipeline.codecs.learned.quantise import Quantiser
 from pipeline.codecs.learned.static_symbols import Side, channels, grid_of, spec_of_model, table_indexes
+from pipeline.codecs.learned.tiles import has_fast_bf16, pick_device, tiled
 from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.entropy.coder import VALUE_LIMIT
 from pipeline.nn import integer, models

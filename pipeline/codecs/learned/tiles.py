@@ -1,0 +1,89 @@
+"""Networks over a picture of any size on any device: in tiles, in the precision that was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+from torch import Tensor
+
+TILE_PX = 1024
+HALO_PX = 64
+
+
+def pick_device(name: str) -> torch.device:
+    """ "auto" is CUDA where there is one, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def has_fast_bf16() -> bool:
+    """Whether this CPU multiplies bf16 in hardware; elsewhere bf16 is emulated and slower than fp32."""
+    flags = torch.backends.cpu.get_cpu_capability()
+    return flags.startswith("AVX512") and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+@contextmanager
+def without_tf32() -> Iterator[None]:
+    """Convolutions of float32 as such: on a GPU torch cuts their factors to 10 bits unless told otherwise."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
+
+
+def tiled(
+    height: int,
+    width: int,
+    tile: Callable[[int, int, int, int], Tensor],
+    out: Tensor,
+    unit: int,
+    halo_px: int = HALO_PX,
+    tile_px: int | None = None,
+) -> Tensor:
+    """Fill `out` from `tile(top, bottom, left, right)` of windows in pixels; `unit` pixels make one element of `out`.
+
+    Windows overlap by the halo, and only their inner part is used. One window if the picture is small.
+    Tiles are `tile_px` wide, or TILE_PX.
+    """
+    with without_tf32() if out.is_cuda else nullcontext():
+        _fill(height, width, tile, out, unit, halo_px, tile_px or TILE_PX)
+    return out
+
+
+def _fill(
+    height: int,
+    width: int,
+    tile: Callable[[int, int, int, int], Tensor],
+    out: Tensor,
+    unit: int,
+    halo_px: int,
+    tile_px: int,
+) -> None:
+    for top, bottom, row0, row1 in _windows(height, halo_px, tile_px):
+        for left, right, col0, col1 in _windows(width, halo_px, tile_px):
+            part = tile(row0, row1, col0, col1)
+            rows = slice(top // unit, top // unit + min(-(-(bottom - top) // unit), out.shape[2] - top // unit))
+            cols = slice(left // unit, left // unit + min(-(-(right - left) // unit), out.shape[3] - left // unit))
+            if bottom >= height:
+                rows = slice(rows.start, out.shape[2])
+            if right >= width:
+                cols = slice(cols.start, out.shape[3])
+            first, across = (top - row0) // unit, (left - col0) // unit
+            out[:, :, rows, cols] = part[
+                :, :, first : first + rows.stop - rows.start, across : across + cols.stop - cols.start
+            ]
+
+
+def _windows(size: int, halo_px: int, tile_px: int) -> Iterator[tuple[int, int, int, int]]:
+    """(start, stop, start with halo, stop with halo) along one side."""
+    if size <= tile_px + 2 * halo_px:
+        yield 0, size, 0, size
+        return
+    for start in range(0, size, tile_px):
+        stop = min(start + tile_px, size)
+        yield start, stop, max(0, start - halo_px), min(size, stop + halo_px)
