@@ -40,12 +40,15 @@ class DepthConvBlock(nn.Module):
         x = x + self.project(by_shifts(h, self.spatial) if fused else self.spatial(h))
         # oneDNN's bf16 products reorder their weights at every call, and lose by many small ones.
         plain = not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"))
-        if x.device.type == "cpu" and plain:
+        if x.device.type == "cpu" and plain and torch.get_num_threads() == 1:
             return self._in_strips(x)
         return x + self.merge(gated(self.gate(x)))
 
     def _in_strips(self, x: Tensor) -> Tensor:
-        """The second half, to the same bits: 4C channels of a strip stay in the cache, of a picture they do not."""
+        """The second half, to the same bits: 4C channels of a strip stay in the cache, of a picture they do not.
+
+        Several threads each take a part of the picture already, and lose by more and smaller products.
+        """
         out, rows = torch.empty_like(x), max(1, STRIP_POSITIONS // x.shape[3])
         for top in range(0, x.shape[2], rows):
             strip = x[:, :, top : top + rows]

@@ -104,11 +104,11 @@ class SynthesisTransform(nn.Module):
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
     def forward(self, y_hat: Tensor, quality: Tensor) -> Tensor:
-        return self.linear(y_hat) + self.branch(y_hat, quality)
+        return self.linear(y_hat).add_(self.branch(y_hat, quality))
 
     def linear(self, y_hat: Tensor, exact: bool = True) -> Tensor:
         """The KLT's part of the picture, and mid-gray; unless `exact`, in whatever precision is on."""
-        return shuffled(shortcut(self.klt, y_hat, self.training) if exact else self.klt(y_hat).float(), 16) + 0.5
+        return shuffled(shortcut(self.klt, y_hat, self.training) if exact else self.klt(y_hat).float(), 16).add_(0.5)
 
     def branch(self, y_hat: Tensor, quality: Tensor) -> Tensor:
         """The CNN's part of the picture, (B, 3, 16 h, 16 w) float32."""

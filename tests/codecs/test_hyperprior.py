@@ -179,7 +179,7 @@ def test_the_slope_of_tiles_is_that_of_the_whole(codec, monkeypatch):
     whole, x_hat = effort4.analyse(rgb, 6000, gray=False, effort=4)
     monkeypatch.setattr(tiles, "TILE_PX", 256)
     tiled, of_tiles = effort4.analyse(rgb, 6000, gray=False, effort=4)
-    assert 0 < (whole.y != tiled.y).mean() < 0.01  # one other choice, and the symbols after it in its lane may differ
+    assert 0 < (whole.y != tiled.y).mean() < 0.02  # one other choice, and the symbols after it in its lane may differ
     assert psnr_db(mse(rgb, of_tiles)) == pytest.approx(psnr_db(mse(rgb, x_hat)), abs=0.01)
 
 

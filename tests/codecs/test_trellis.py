@@ -21,9 +21,12 @@ from pipeline.codecs.learned.trellis import TrellisQuantiser, _cheapest_path
 from pipeline.entropy import order
 from pipeline.errors import BitstreamError
 from pipeline.imaging.decode import decode
+from pipeline.metrics.distortion import mse
 from pipeline.nn.integer import INDEX_COUNT, sigma_of_index
+from pipeline.nn.spec import HyperpriorSpec
 from pipeline.records import Picture, Rate
 from tests.codecs import made_static
+from tests.contracts.codec import colour_picture
 from tests.fuzz import tiny
 from tests.golden.add import FOLDER as GOLDEN
 
@@ -158,15 +161,20 @@ def test_bands_start_anew(codec, picture, monkeypatch):
     assert np.abs(codec.networks.synthesise(symbols).astype(int) - x_hat).max() <= 1
 
 
-def test_every_effort_takes_the_trellis_and_a_pass_saves_more(codec, picture):
+def test_every_effort_takes_the_trellis_and_a_pass_saves_more(codec):
+    picture = colour_picture(200, 330)
     fast = Hyperprior(Rate(quality=50.0), device="cpu", effort=0)
     rounding = Hyperprior(Rate(quality=50.0), device="cpu", effort=0)
     rounding.frozen = replace(rounding.frozen, trellis=None)
-    plain, free, refined = (each.encode(picture).payload for each in (rounding, fast, codec))
-    assert not container.unpack(plain).trellis
-    assert container.unpack(free).trellis
-    assert container.unpack(refined).trellis
-    assert len(plain) > len(free) > len(refined)
+    codecs = (rounding, fast, codec)
+    payloads = [each.encode(picture).payload for each in codecs]
+    assert [container.unpack(payload).trellis for payload in payloads] == [False, True, True]
+    worth = HyperpriorSpec(**codec.frozen.spec).lmbda(0.5) * picture.width_px * picture.height_px
+    plain, free, refined = (
+        8 * len(payload) + worth * mse(picture.rgb, each.decode(payload))
+        for each, payload in zip(codecs, payloads, strict=True)
+    )
+    assert plain > free > refined
 
 
 def test_a_trellis_coded_payload_needs_a_model_with_a_trellis(codec, picture):

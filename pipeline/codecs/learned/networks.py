@@ -239,7 +239,7 @@ class Networks:
             part = self._in_pixel_units(y_hat, gain, top, bottom, left, right)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=fast):
                 x_hat = _tinted(self.transforms.g_s(part, quality), symbols.gray)
-            return (x_hat * 255).round().clamp(0, 255).byte()
+            return (x_hat * 255).round_().clamp_(0, 255).byte()
 
         out = tiled(out.shape[2], out.shape[3], tile, out, 1)
         return np.ascontiguousarray(out[0, :, : symbols.height_px, : symbols.width_px].permute(1, 2, 0).cpu().numpy())
