@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.codecs.base import Symbols
-from pipeline.codecs.learned.quantise import PASSES, Quantiser, pulls
+from pipeline.codecs.learned.quantise import PASSES, Quantiser, pulls, trusted
 from pipeline.codecs.learned.symbols import Grid, mu_of, y_base
 from pipeline.codecs.learned.tiles import HALO_PX, has_fast_bf16, pick_device, tiled
 from pipeline.codecs.learned.trellis import TrellisQuantiser
@@ -84,7 +84,7 @@ class Networks:
             self._settle(bands, target, error_bits if self.trellis else None, symbols, y_hat)
             for pull in pulls(passes, quality_centi / integer.QUALITY_UNITS):
                 slope = self._slope(rgb, y_hat, rows, quality, gain, gray, error_bits)
-                target += pull * (y_hat[:, rows] - slope / (2 * error_bits) - target)
+                target += pull * (y_hat[:, rows] - trusted(slope.div_(2 * error_bits)) - target)
                 self._settle(bands, target, error_bits, symbols, y_hat)
         found = Symbols(
             model_id=self.model.model_id,
