@@ -117,6 +117,7 @@ def _taken_over(trunk: CodecTrunk, model: str) -> dict[str, Any]:
     own = trunk.state_dict()
     taken = {name: state[name] for name in own if name in state}
     misshapen = [name for name, value in taken.items() if value.shape != own[name].shape]
+    misshapen += [name for name in state if ".blocks." in name and not name.endswith(".limits") and name not in own]
     if misshapen or len(taken) + 2 != len(own):
         raise ConfigError(
             f"run.backbone.weights: model {frozen.model_id} has other sizes than run.model; give width, latent, "
