@@ -126,10 +126,12 @@ def polished(
 def _recipe(settings: TrainConfig) -> dict[str, Any]:
     """What was asked for; of a file the name is enough, where it lay on one machine is no part of a model."""
     from pipeline.nn.spec import SuperresSpec
+    from pipeline.training.spec import AugmentSpec
 
     recipe = {name: getattr(settings.run, name) for name in RECIPE}
     recipe["init_from"] = recipe["init_from"] and str(recipe["init_from"]).rpartition("/")[2]
-    recipe["augment"] = {name: value for name, value in asdict(settings.run.augment).items() if value not in (0, 1)}
+    usual = asdict(AugmentSpec())
+    recipe["augment"] = {name: x for name, x in asdict(settings.run.augment).items() if x != usual[name]}
     superres = {"degrade": asdict(settings.run.degrade)} if isinstance(settings.run.model, SuperresSpec) else {}
     return recipe | superres
 

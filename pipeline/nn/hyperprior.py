@@ -111,7 +111,8 @@ class MeanScaleHyperprior(nn.Module):
     @property
     def calibrated(self) -> bool:
         """Whether limits, if any, are those of photos."""
-        return not self.spec.limited or bool((self.g_a.blocks.limits < FREE).all())
+        rows = (self.g_a.blocks, self.g_s.blocks)
+        return not self.spec.limited or all(bool((blocks.limits < FREE).all()) for blocks in rows)
 
     @torch.no_grad()
     def calibrate(self, crops: Callable[[int, int], Tensor]) -> None:
@@ -120,12 +121,14 @@ class MeanScaleHyperprior(nn.Module):
         for blocks in rows:
             blocks.limits.zero_()
             blocks.observing = True
-        for quality in torch.linspace(0, 1, self.spec.anchors):
-            x = crops(CALIBRATION_CROPS, 256).cpu().float().div_(255)
-            self(x.contiguous(memory_format=torch.channels_last), quality.expand(len(x)))
-        for blocks in rows:
-            blocks.limits.mul_(LIMIT_MARGIN)
-            blocks.observing = False
+        try:
+            for quality in torch.linspace(0, 1, self.spec.anchors):
+                x = crops(CALIBRATION_CROPS, 256).cpu().float().div_(255)
+                self(x.contiguous(memory_format=torch.channels_last), quality.expand(len(x)))
+        finally:
+            for blocks in rows:
+                blocks.limits.mul_(LIMIT_MARGIN)
+                blocks.observing = False
 
     def forward(self, x: Tensor, quality: Tensor, synthetic: int = 0) -> Likelihoods:
         """x (B, 3, H, W) in [0, 1], H and W multiples of 64; quality (B,) in [0, 1]; see `loss_curvature`.

@@ -20,6 +20,7 @@ from pipeline.nn.hyperprior import MeanScaleHyperprior
 from pipeline.nn.spec import HyperpriorSpec, ModelSpec, SuperresSpec
 from pipeline.nn.static import StaticCompressor
 from pipeline.nn.superres import SuperResolver
+from pipeline.nn.transforms import Blocks
 
 Compressor = MeanScaleHyperprior | StaticCompressor
 Model = Compressor | SuperResolver
@@ -47,15 +48,16 @@ def thawed(kind: str, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
 
 
 def grown(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """`state`, and for residual blocks that `model` has more of, blocks that change nothing yet.
+    """`state`, and for blocks that g_a or g_s of `model` has more of, blocks that change nothing yet.
 
     Chen et al., "Net2Net: Accelerating Learning via Knowledge Transfer", ICLR 2016.
     """
     last, own = (".project.", ".merge."), model.state_dict()
+    rows = tuple(f"{name}." for name, module in model.named_modules() if isinstance(module, Blocks))
     more = {
         name: torch.zeros_like(value) if any(part in name for part in last) else value
         for name, value in own.items()
-        if ".blocks." in name and name not in state
+        if name.startswith(rows) and name not in state
     }
     # Limits are by place in the row, and the rest of it is another one now.
     limits = {name: value for name, value in own.items() if name.endswith(".limits")}

@@ -24,7 +24,7 @@ class Blocks(nn.Sequential):
 
     A block is nearly linear in what is far from zero, and has learned nothing of what it does to directions that
     photos do not go in: noise of black and white came in as 11 and went out as 7,000, four blocks later. What is
-    cut off at the largest value of photos can be wrong, but not by much.
+    cut off just above the largest value of photos can be wrong, but not by much. Outside of training x is overwritten.
     """
 
     limits: Tensor
@@ -121,7 +121,7 @@ class SynthesisTransform(nn.Module):
 
 
 def shortcut(klt: nn.Conv2d, x: Tensor, training: bool) -> Tensor:
-    """The KLT, in fp32 outside training on a CPU: bf16 carries 8 bits, and a latent at high quality needs more."""
+    """The KLT, in fp32 except in training on a CPU: bf16 carries 8 bits, and a latent at high quality needs more."""
     device = x.device.type
     with torch.autocast(device, enabled=training and device == "cpu" and torch.is_autocast_enabled(device)):
         return klt(x).float()

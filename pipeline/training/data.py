@@ -120,7 +120,8 @@ class Crops:
         """A crop (3, S, S) uint8 on its way to noise, halftone, mosaic or hard contrast; gray or coloured."""
         kind, strength, gray, way = self.rng.integers(4), self.rng.random(), self.rng.random() < 0.5, self.rng.random()
         size, photo = crop.shape[-1], crop.float()
-        noise = torch.rand(1 if gray else 3, size, size, device=crop.device)
+        source = torch.Generator(crop.device).manual_seed(int(self.rng.integers(1 << 62)))
+        noise = torch.rand(1 if gray else 3, size, size, device=crop.device, generator=source)
         shown = photo.mean(0, keepdim=True) if gray else photo
         if kind == 0:
             made = shown + 510 * strength * (noise - 0.5)

@@ -12,30 +12,44 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from pipeline.errors import TrainingError
+from pipeline.nn.spec import SuperresSpec
+from pipeline.training import losses
+
 if TYPE_CHECKING:
     from pipeline.training.loop import Trainer
 
 LOOK_STEPS, SNAPSHOT_STEPS, EAGER_STEPS = 50, 500, 3
 
 
-class GraphedStep:
-    """The step of `Trainer.train_step` for one process without an adversary; on a CPU it runs without a graph.
+def fits(trainer: Trainer) -> bool:
+    """Whether a step asks nothing of the host: codecs trained for MSE, in one process, without an adversary."""
+    alone = trainer.group.world == 1 and trainer.adversary is None
+    return alone and trainer.distortion is losses.mse and not isinstance(trainer.spec.model, SuperresSpec)
 
-    The average has a fixed decay. A step whose gradient is far outside the running norm moves nothing but momentum;
-    when the loss is not finite any more, the weights of the last snapshot come back, a third slower.
+
+class GraphedStep:
+    """The step of `Trainer.train_step`, for what a graph can hold (`fits`); on a CPU it runs without one.
+
+    A step whose gradient is not finite, or far outside the running norm, moves nothing but momentum. When many are
+    like that, the weights of 500 to 1,000 steps ago come back, a third slower.
+
+    Raises:
+        TrainingError: it goes wrong from the start.
     """
 
     def __init__(self, trainer: Trainer) -> None:
         self.trainer, device = trainer, trainer.device
-        self.norm_mean, self.steps = torch.ones((), device=device), torch.zeros((), device=device)
-        self.skipped = torch.zeros((), device=device)
+        counters = (trainer.norm_mean, trainer.step, trainer.skipped)
+        self.norm_mean, self.steps, self.skipped = (torch.tensor(float(x), device=device) for x in counters)
         self.parameters = [p for p in trainer.model.parameters() if p.requires_grad]
-        state = trainer.model.state_dict()
+        state = {name: x for name, x in trainer.model.state_dict().items() if x.is_floating_point()}
         self.weights, self.averages = list(state.values()), [trainer.ema.weights[name] for name in state]
+        self.names: tuple[str, ...] = ()
         self.snapshots: list[list[Tensor]] = []
         self.graph: torch.cuda.CUDAGraph | None = None
         self.inputs: tuple[Tensor, Tensor] | None = None
-        self.stream = torch.cuda.Stream() if device.type == "cuda" else None
+        self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.eager_left = EAGER_STEPS
 
     def __call__(self, x: Tensor, quality: Tensor) -> dict[str, float]:
@@ -45,8 +59,9 @@ class GraphedStep:
         trainer.step += 1
         if trainer.step % LOOK_STEPS:
             return {}
-        found = dict(zip(("loss", "bpp", "mse", "norm"), means.tolist(), strict=True))
+        found = dict(zip(self.names, means.tolist(), strict=True))
         skipped, trainer.skipped = trainer.skipped, int(self.skipped.item())
+        trainer.norm_mean = self.norm_mean.item()
         self._look_after(math.isfinite(found["loss"]) and trainer.skipped - skipped < LOOK_STEPS // 5)
         return {name: round(value, 4) for name, value in found.items()} | {
             "lr": round(trainer.learning_rate(), 6), "skipped": trainer.skipped, "lr_scale": round(trainer.lr_scale, 3)
@@ -82,7 +97,7 @@ class GraphedStep:
         return means
 
     def update(self, x: Tensor, quality: Tensor) -> Tensor:
-        """Forward, backward, clipping, optimizer and average: (4,) loss, bpp, MSE and gradient norm."""
+        """Forward, backward, clipping, optimizer and average: loss, its parts and the gradient norm, see `names`."""
         trainer = self.trainer
         picture = x.float().div_(255).contiguous(memory_format=torch.channels_last)
         with torch.autocast(trainer.device.type, torch.bfloat16):
@@ -94,19 +109,28 @@ class GraphedStep:
         usual = torch.isfinite(norm) & ((self.steps < 200) | (norm <= 10 * self.norm_mean))
         scale = torch.where(usual, (trainer.spec.clip_norm / (norm + 1e-6)).clamp(max=1), 0)
         torch._foreach_mul_(gradients, scale)
+        for gradient in gradients:
+            gradient.masked_fill_(~usual, 0)  # 0 times infinity is no number
         trainer.optimizer.gate(usual)
         trainer.optimizer.step()
-        torch._foreach_lerp_(self.averages, self.weights, 1 - trainer.spec.ema_decay)
+        decay = ((1 + self.steps) / (10 + self.steps)).clamp_max(trainer.spec.ema_decay)
+        moved = torch._foreach_sub(self.weights, self.averages)
+        torch._foreach_mul_(moved, 1 - decay)
+        torch._foreach_add_(self.averages, moved)
         self.norm_mean.lerp_(torch.where(usual, norm, self.norm_mean), 0.02)
         self.skipped.add_(~usual)
         self.steps.add_(1)
+        self.names = ("loss", *parts, "norm")
         return torch.stack([loss.detach(), *(each.mean() for each in parts.values()), norm]).float()
 
     def _look_after(self, healthy: bool) -> None:
         """Keep what is healthy, and go back to it when it is not."""
         held = self.weights + self.averages + self.trainer.optimizer.tensors() + [self.norm_mean]
-        if not healthy and self.snapshots:
+        if not healthy and not self.snapshots:
+            raise TrainingError(f"step {self.trainer.step}: the loss is lost from the start; give a lower run.lr")
+        if not healthy:
             torch._foreach_copy_(held, self.snapshots[0])
+            self.snapshots = self.snapshots[:1]
             self.trainer.lr_scale *= 2 / 3
-        elif healthy and (not self.snapshots or self.trainer.step % SNAPSHOT_STEPS == 0):
+        elif not self.snapshots or self.trainer.step % SNAPSHOT_STEPS == 0:
             self.snapshots = [*self.snapshots, [each.clone() for each in held]][-2:]

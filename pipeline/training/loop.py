@@ -30,14 +30,14 @@ from pipeline.nn.spec import CodecSpec, HyperpriorSpec, ModelSpec, TransferSpec
 from pipeline.training import backbones, checkpoint, losses
 from pipeline.training.checkpoint import Ema
 from pipeline.training.data import Crops, centre_crop
-from pipeline.training.graphed import GraphedStep
+from pipeline.training.graphed import LOOK_STEPS, GraphedStep, fits
 from pipeline.training.group import Group
 from pipeline.training.losses import Adversary, Distortion
 from pipeline.training.optimizer import Optimizer
 from pipeline.training.spec import TrainSpec
 
 SYNTHETIC_COST = 4.0
-"""Twice what photos cost. Noise costs ten times that, and would be all that is learned."""
+"""The most that a synthetic crop costs; photos cost 1 to 2, noise at low rates would cost 20."""
 
 
 def rd_loss(
@@ -100,7 +100,7 @@ class Trainer:
         self.forward = torch.compile(self.model, dynamic=False) if spec.compile else self.model
         self.distortion = losses.distortion_of(spec.loss, self.device)
         self.adversary = Adversary(self.device) if spec.loss.adversarial else None
-        graphed = self.device.type == "cuda" and self.group.world == 1 and self.adversary is None
+        graphed = self.device.type == "cuda" and fits(self)
         resident = self.device if graphed else None
         self.optimizer = Optimizer(self.model, spec.matrix_lr_scale, spec.optimizer == "muon", resident)
         self.ema = Ema(self.model, spec.ema_decay)
@@ -108,8 +108,8 @@ class Trainer:
         self.bad_in_a_row, self.lr_scale = 0, 1.0
         if not fresh:
             self._restore(checkpoint.load(out / "checkpoint.pt", self.device))
-        self._healthy = self._weights()
         self.graphed = GraphedStep(self) if graphed else None
+        self._healthy = {} if graphed else self._weights()
 
     def _prepare(self) -> None:
         """What a kind of trainer needs besides, before there is a model; codecs need nothing."""
@@ -155,7 +155,7 @@ class Trainer:
             self.elapsed_s = self.group.firsts(self.elapsed_s + time.perf_counter() - started)
             if self.group.rank:
                 continue  # the first process writes and validates, the others meet it at the next gradient
-            if self.step % 50 == 0:
+            if self.step % LOOK_STEPS == 0:
                 log(
                     {
                         "step": self.step,
@@ -293,6 +293,8 @@ class Trainer:
         state |= {"torch_rng": torch.get_rng_state(), "optimizer": self.optimizer.state_dict()}
         state |= {"model": self.model.state_dict(), "ema": self.ema.weights}
         state |= {"origin": json.dumps(self.origin), "validated": json.dumps(self.validated)}
+        if self.device.type == "cuda":
+            state["cuda_rng"] = torch.cuda.get_rng_state(self.device)
         if self.adversary is not None:
             state["adversary"] = self.adversary.state_dict()
         checkpoint.save(self.out / "checkpoint.pt", state)
@@ -316,6 +318,8 @@ class Trainer:
             self.adversary.load_state_dict(state["adversary"])
         self.crops.rng.bit_generator.state = json.loads(state["rng"])
         torch.set_rng_state(state["torch_rng"].cpu())
+        if self.device.type == "cuda" and "cuda_rng" in state:
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu(), self.device)
 
 
 def _added(spec: ModelSpec) -> dict[str, float]:

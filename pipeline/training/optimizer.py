@@ -66,13 +66,13 @@ class Optimizer:
         self._settle()
 
     @property
-    def groups(self) -> list[dict[str, Any]]:
+    def param_groups(self) -> list[dict[str, Any]]:
         return (self.muon.param_groups if self.muon else []) + self.adamw.param_groups
 
     def _settle(self) -> None:
         """Rates and counts where they belong; a checkpoint may come from another device."""
         on_gpu = self.resident is not None
-        for group in self.groups:
+        for group in self.param_groups:
             rate = float(group["lr"])
             group["lr"] = torch.tensor(rate, device=self.resident) if on_gpu else rate
             group["rate"] = torch.tensor(rate, device=self.resident) if on_gpu else rate
@@ -82,7 +82,7 @@ class Optimizer:
             state["step"] = state["step"].to(self.resident or "cpu")
 
     def set_lr(self, lr: float) -> None:
-        for group in self.groups:
+        for group in self.param_groups:
             if self.resident:
                 group["rate"].fill_(lr * group["scale"])
             else:
@@ -90,7 +90,7 @@ class Optimizer:
 
     def gate(self, open_: Tensor) -> None:
         """Let the next step move parameters or not, by a boolean on the device; only where rates are resident."""
-        for group in self.groups if self.resident else ():
+        for group in self.param_groups if self.resident else ():
             group["lr"].copy_(group["rate"] * open_)
 
     def zero_grad(self) -> None:

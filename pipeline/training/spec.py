@@ -28,6 +28,10 @@ class AugmentSpec:
     downscale: float = 1.0
     synthetic: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.synthetic <= 1:
+            raise ConfigError(f"run.augment.synthetic is {self.synthetic}; expected a share from 0 to 1")
+
     def synthetic_of(self, count: int) -> int:
         """How many of a batch are synthetic; its first."""
         return round(self.synthetic * count)
@@ -108,7 +112,7 @@ class TrainSpec:
 
     `lr` is AdamW's peak; Muon, which trains the matrices, gets `matrix_lr_scale` times that.
     `init_from` is a model to start from: an id, a file, or `default` for the packaged one; its kind and sizes must be
-    those of `model`.
+    those of `model`, but for blocks of g_a and g_s, which may be fewer: others are added that change nothing at first.
     `polish_steps` fit g_s, on a CPU and after the schedule, to `polish_crops` crops as the encoder sends them
     (`polish.py`); 0 leaves it, and other kinds of model know no such thing.
     `compile` runs the networks through torch.compile, a quarter faster on a CPU after a minute or two of compiling;
@@ -145,6 +149,10 @@ class TrainSpec:
     model: ModelSpec = field(default_factory=HyperpriorSpec)
 
     def __post_init__(self) -> None:
+        if self.augment.synthetic and self.model.kind == "superres":
+            raise ConfigError(
+                f"run.augment.synthetic is {self.augment.synthetic}; a super-resolver learns from photos alone, use 0"
+            )
         if self.polish_steps and not isinstance(self.model, HyperpriorSpec):
             raise ConfigError(
                 f"run.polish_steps is {self.polish_steps}; a model of kind {self.model.kind} is not polished, use 0"

@@ -9,11 +9,15 @@ import pytest
 import torch
 from torch import nn
 
+from pipeline.errors import TrainingError
 from pipeline.nn import models
+from pipeline.nn.spec import SuperresSpec
 from pipeline.training.data import load_photos
-from pipeline.training.graphed import GraphedStep
+from pipeline.training.graphed import GraphedStep, fits
 from pipeline.training.loop import Trainer
 from pipeline.training.muon import Muon, orthogonalised
+from pipeline.training.spec import LossSpec
+from pipeline.training.superres import SuperresTrainer
 from tests.training.test_loop import SMALL, SPEC
 
 
@@ -39,6 +43,7 @@ def test_it_takes_the_steps_of_the_other(pictures, tmp_path):
 def test_it_averages_and_reports_now_and_then(pictures, tmp_path):
     trainer = Trainer(replace(SPEC, ema_decay=0.5), pictures, tmp_path)
     trainer.graphed = GraphedStep(trainer)
+    trainer.graphed.steps.fill_(100)
     start = {name: value.clone() for name, value in trainer.ema.weights.items()}
     trainer.step = 48
     assert trainer.train_step() == {}
@@ -61,6 +66,54 @@ def test_a_wild_batch_moves_nothing_but_momentum(pictures, tmp_path):
     assert trainer.train_step()["skipped"] == 1
     for name, value in trainer.model.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+def test_a_gradient_that_is_no_number_reaches_nothing(pictures, tmp_path, monkeypatch):
+    trainer = Trainer(SPEC, pictures, tmp_path)
+    trainer.graphed = GraphedStep(trainer)
+    trainer.train_step()
+    loss_of = Trainer._loss
+
+    def without_bounds(self, x, quality):
+        loss, parts, x_hat = loss_of(self, x, quality)
+        return loss * float("inf"), parts, x_hat
+
+    monkeypatch.setattr(Trainer, "_loss", without_bounds)
+    trainer.train_step()
+    assert trainer.graphed.skipped == 1
+    for tensor in (*trainer.graphed.weights, *trainer.graphed.averages, *trainer.optimizer.tensors()):
+        assert tensor.isfinite().all()
+
+
+def test_what_goes_wrong_from_the_start_ends(pictures, tmp_path):
+    trainer = Trainer(SPEC, pictures, tmp_path)
+    trainer.graphed = GraphedStep(trainer)
+    with torch.no_grad():
+        next(trainer.model.g_s.parameters()).fill_(float("nan"))
+    trainer.step = 49
+    with pytest.raises(TrainingError, match=r"step 50: .* lower run\.lr"):
+        trainer.train_step()
+
+
+def test_only_what_asks_nothing_of_the_host_is_captured(pictures, tmp_path):
+    assert fits(Trainer(SPEC, pictures, tmp_path / "mse"))
+    assert not fits(Trainer(replace(SPEC, loss=LossSpec("ssim")), pictures, tmp_path / "ssim"))
+    superres = replace(SPEC, model=SuperresSpec(width=8, blocks=1))
+    assert not fits(SuperresTrainer(superres, pictures, tmp_path / "superres"))
+
+
+def test_a_state_from_a_gpu_goes_on_on_a_cpu(pictures, tmp_path):
+    trainer = Trainer(SPEC, pictures, tmp_path)
+    trainer.train_step()
+    state = trainer.optimizer.state_dict()
+    for group in state["muon"]["param_groups"] + state["adamw"]["param_groups"]:
+        group |= {"lr": torch.tensor(0.1), "rate": torch.tensor(0.1)}
+    for group in state["adamw"]["param_groups"]:
+        group |= {"capturable": True, "fused": True}
+    other = Trainer(SPEC, pictures, tmp_path)
+    other.optimizer.load_state_dict(state)
+    assert np.isfinite(other.train_step()["loss"])
+    assert all(isinstance(group["lr"], float) for group in other.optimizer.param_groups)
 
 
 def test_weights_gone_bad_come_back_slower(pictures, tmp_path):
@@ -133,3 +186,7 @@ def test_a_model_with_more_blocks_begins_as_the_one_it_grew_from():
     wide = models.build(replace(SMALL, width=24))
     with pytest.raises(RuntimeError, match="size mismatch"):
         wide.load_state_dict(models.grown(small.state_dict(), wide))
+    pixels = models.build(SuperresSpec(width=8, blocks=1))
+    deeper = models.build(SuperresSpec(width=8, blocks=2))
+    with pytest.raises(RuntimeError, match="Missing key"):
+        deeper.load_state_dict(models.grown(pixels.state_dict(), deeper))

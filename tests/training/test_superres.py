@@ -170,14 +170,18 @@ def test_degradations_that_cannot_be_are_refused(wrong, said):
 
 
 def test_a_trunk_takes_over_the_codec_and_names_sizes_that_do_not_fit(pictures, tmp_path):
-    sizes = HyperpriorSpec()
-    spec = SuperresSpec(trunk="codec", width=sizes.width, blocks=sizes.decoder_blocks)
+    sizes = HyperpriorSpec(encoder_blocks=6)
+    spec = SuperresSpec(
+        trunk="codec", width=sizes.width, blocks=sizes.decoder_blocks, encoder_blocks=sizes.encoder_blocks
+    )
     trainer = SuperresTrainer(replace(SPEC, model=spec, degrade=DegradeSpec()), pictures, tmp_path / "fits")
     codec = coder_of("default")
     assert torch.equal(trainer.model.trunk.g_s.up.weight, codec.g_s.up.weight)
     assert trainer.origin["trunk"]["network"] == "codec"
     with pytest.raises(ConfigError, match=r"has other sizes than run\.model"):
         SuperresTrainer(replace(SPEC, model=replace(spec, width=24)), pictures, tmp_path / "other")
+    with pytest.raises(ConfigError, match=r"has other sizes than run\.model"):
+        SuperresTrainer(replace(SPEC, model=replace(spec, encoder_blocks=4)), pictures, tmp_path / "short")
 
 
 def test_a_trained_one_becomes_a_file_that_does_the_same(pictures, tmp_path):

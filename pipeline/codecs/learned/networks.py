@@ -47,7 +47,7 @@ class Networks:
         self.bf16 = self.device.type == "cuda" or has_fast_bf16()
         self.quantiser = Quantiser(model, self.device)
         self.trellis = TrellisQuantiser(model, model.trellis, self.device) if model.trellis else None
-        self.h_s = model.h_s  # on a CPU, NumPy takes half the time of torch for these small products in float64
+        self.h_s = model.h_s  # on a CPU, NumPy is faster at what is between the products of its layers
         if self.device.type != "cpu":
             self.h_s = model.h_s.to(lambda array: torch.from_numpy(array).to(self.device))
 
