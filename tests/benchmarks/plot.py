@@ -13,7 +13,7 @@ from html import escape
 
 INK, GRID = "#7d8590", "#7d859055"
 COLOURS = ("#e5484d", "#3b82f6", "#16a34a", "#d97706", "#a855f7", "#0d9488", "#db2777", "#78716c")
-COLOURS += ("#84a10f", "#0891b2", "#b45353", "#6d6fd6")
+COLOURS += ("#84a10f", "#713f12", "#b45353", "#6d6fd6")
 PANEL_WIDTH, PANEL_HEIGHT, TOP, LEFT, GAP, BOTTOM = 390, 340, 66, 52, 66, 48
 RATE_TICKS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 Curve = Sequence[tuple[float, float]]
