@@ -77,7 +77,7 @@ def test_the_curvature_of_the_loss_is_that_of_an_orthonormal_transform():
     from pipeline.nn.spec import CURVATURE
     from pipeline.training.loop import rd_loss
 
-    def forward(x, quality):
+    def forward(x, quality, synthetic):
         return Likelihoods(x + moved, torch.zeros(2), torch.zeros(2))
 
     gain, quality = torch.full((2, 1, 1, 1), 5.0), torch.tensor([0.3, 0.8])
