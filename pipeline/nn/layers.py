@@ -35,9 +35,7 @@ class DepthConvBlock(nn.Module):
         self.merge = nn.Conv2d(2 * channels, channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = F.silu(self.expand(x))
-        fused = torch.compiler.is_compiling() and x.device.type == "cuda"
-        x = x + self.project(by_shifts(h, self.spatial) if fused else self.spatial(h))
+        x = x + self.project(self.spatial(F.silu(self.expand(x))))
         # oneDNN's bf16 products reorder their weights at every call, and lose by many small ones.
         plain = not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"))
         if x.device.type == "cpu" and plain and torch.get_num_threads() == 1:
@@ -54,21 +52,6 @@ class DepthConvBlock(nn.Module):
             strip = x[:, :, top : top + rows]
             torch.add(strip, self.merge(gated(self.gate(strip))), out=out[:, :, top : top + rows])
         return out
-
-
-def by_shifts(x: Tensor, spatial: nn.Conv2d) -> Tensor:
-    """`spatial(x)` of a depth-wise 3x3 convolution as nine products, which a compiler makes one kernel of each way.
-
-    cuDNN has no fast gradient of such filters in bf16.
-    """
-    height, width = x.shape[2:]
-    around = F.pad(x, (1, 1, 1, 1))
-    taps = [
-        spatial.weight[:, 0, row, col, None, None] * around[:, :, row : row + height, col : col + width]
-        for row in range(3)
-        for col in range(3)
-    ]
-    return sum(taps, spatial.bias[:, None, None]).to(x.dtype)  # type: ignore[index]
 
 
 class _Gated(torch.autograd.Function):

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.nn.layers import asinh, by_shifts, shuffled, unshuffled
+from pipeline.nn.layers import asinh, shuffled, unshuffled
 
 
 def test_asinh_is_as_accurate_as_that_of_torch_over_its_range():
@@ -26,14 +26,3 @@ def test_shuffles_are_those_of_torch(side, layout):
     patches = F.pixel_unshuffle(x, side).contiguous(memory_format=layout)
     assert torch.equal(unshuffled(x, side), patches)
     assert torch.equal(shuffled(patches, side), x)
-
-
-def test_a_depthwise_convolution_by_shifts_is_one_and_so_are_its_gradients():
-    torch.manual_seed(0)
-    spatial = torch.nn.Conv2d(6, 6, 3, padding=1, groups=6)
-    x = torch.randn(2, 6, 5, 7, requires_grad=True)
-    wanted, found = spatial(x), by_shifts(x, spatial)
-    assert torch.allclose(wanted, found, atol=1e-5)
-    slope, inputs = torch.randn_like(wanted), (x, *spatial.parameters())
-    for one, other in zip(*(torch.autograd.grad(y, inputs, slope) for y in (wanted, found)), strict=True):
-        assert torch.allclose(one, other, atol=1e-4)

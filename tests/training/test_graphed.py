@@ -16,6 +16,7 @@ from pipeline.training.data import load_photos
 from pipeline.training.graphed import GraphedStep, fits
 from pipeline.training.loop import Trainer
 from pipeline.training.muon import Muon, orthogonalised
+from pipeline.training.optimizer import Optimizer
 from pipeline.training.spec import LossSpec
 from pipeline.training.superres import SuperresTrainer
 from tests.training.test_loop import SMALL, SPEC
@@ -66,6 +67,18 @@ def test_a_wild_batch_moves_nothing_but_momentum(pictures, tmp_path):
     assert trainer.train_step()["skipped"] == 1
     for name, value in trainer.model.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+def test_a_closed_gate_holds_matrices_that_have_momentum():
+    torch.manual_seed(0)
+    optimizer = Optimizer(nn.Conv2d(8, 8, 1), 3.0, resident=torch.device("cpu"))
+    ((_, matrix),) = optimizer.matrices
+    optimizer.set_lr(0.1)
+    for is_open, moves in ((True, True), (False, False), (True, True)):
+        before, matrix.grad = matrix.detach().clone(), torch.randn(8, 8) * is_open
+        optimizer.gate(torch.tensor(is_open))
+        optimizer.muon.step()
+        assert bool((matrix != before).any()) == moves
 
 
 def test_a_gradient_that_is_no_number_reaches_nothing(pictures, tmp_path, monkeypatch):
