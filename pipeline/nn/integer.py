@@ -159,7 +159,8 @@ def index_of(position: Array) -> Array:
 
 def sigma_of(position: Array) -> Array:
     """sigma = 2^log2_sigma of a fixed-point position; float, used for means only, never for tables."""
-    return 2.0 ** (position * (0.5**SCALE_BITS / INDEX_STEPS_PER_OCTAVE) + LOG2_SIGMA_MIN)
+    exponent = position * (0.5**SCALE_BITS / INDEX_STEPS_PER_OCTAVE) + LOG2_SIGMA_MIN
+    return np.exp2(exponent) if isinstance(exponent, np.ndarray) else exponent.exp2()
 
 
 def sigma_of_index(index: int) -> float:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.nn.layers import DepthConvBlock, QualityTable, asinh, shuffled, unshuffled
+from pipeline.nn.layers import DepthConvBlock, FromPixels, QualityTable, ToPixels, asinh
 
 FREE = 1e4
 """The limit of what has none yet; infinities would make averages of them NaN."""
@@ -70,8 +70,8 @@ class AnalysisTransform(nn.Module):
 
     def __init__(self, latent: int, width: int, blocks: int, anchors: int, limited: bool = False) -> None:
         super().__init__()
-        self.klt = nn.Conv2d(768, latent, 1)
-        self.stem = nn.Conv2d(192, width, 1)
+        self.klt = FromPixels(16, latent)
+        self.stem = FromPixels(8, width)
         self.modulation = QualityTable(torch.zeros(anchors, width))
         self.blocks = Blocks(width, blocks, limited)
         self.down = nn.Conv2d(4 * width, latent, 1)
@@ -80,9 +80,9 @@ class AnalysisTransform(nn.Module):
 
     def forward(self, x: Tensor, quality: Tensor) -> Tensor:
         x = x - 0.5
-        h = self.stem(unshuffled(x, 8)) * torch.exp(self.modulation(quality))
+        h = self.stem(x) * torch.exp(self.modulation(quality))
         h = self.down(F.pixel_unshuffle(self.blocks(h), 2))
-        return shortcut(self.klt, unshuffled(x, 16), self.training) + h.float()
+        return shortcut(self.klt, x, self.training) + h.float()
 
 
 class SynthesisTransform(nn.Module):
@@ -93,13 +93,13 @@ class SynthesisTransform(nn.Module):
 
     def __init__(self, latent: int, width: int, blocks: int, anchors: int, limited: bool = False) -> None:
         super().__init__()
-        self.klt = nn.Conv2d(latent, 768, 1)
+        self.klt = ToPixels(latent, 16)
         self.y_std: Tensor
         self.register_buffer("y_std", torch.ones(1, latent, 1, 1))
         self.up = nn.Conv2d(latent, 4 * width, 1)
         self.modulation = QualityTable(torch.zeros(anchors, width))
         self.blocks = Blocks(width, blocks, limited)
-        self.head = nn.Conv2d(width, 192, 1)
+        self.head = ToPixels(width, 8)
         nn.init.zeros_(self.head.weight)
         nn.init.zeros_(self.head.bias)  # type: ignore[arg-type]
 
@@ -108,16 +108,16 @@ class SynthesisTransform(nn.Module):
 
     def linear(self, y_hat: Tensor, exact: bool = True) -> Tensor:
         """The KLT's part of the picture, and mid-gray; unless `exact`, in whatever precision is on."""
-        return shuffled(shortcut(self.klt, y_hat, self.training) if exact else self.klt(y_hat).float(), 16).add_(0.5)
+        return (shortcut(self.klt, y_hat, self.training) if exact else self.klt(y_hat).float()).add_(0.5)
 
     def branch(self, y_hat: Tensor, quality: Tensor) -> Tensor:
         """The CNN's part of the picture, (B, 3, 16 h, 16 w) float32."""
         h = F.pixel_shuffle(self.up(asinh(y_hat / self.y_std)), 2) * torch.exp(self.modulation(quality))
-        return shuffled(self.head(self.blocks(h)), 8).float()
+        return self.head(self.blocks(h)).float()
 
     def linear_slope(self, slope: Tensor) -> Tensor:
         """A slope over the picture, (B, 3, 16 h, 16 w), taken back through `linear`: (B, M, h, w)."""
-        return F.conv2d(unshuffled(slope, 16), self.klt.weight.transpose(0, 1)).float()
+        return self.klt.adjoint(slope).float()
 
 
 def shortcut(klt: nn.Conv2d, x: Tensor, training: bool) -> Tensor:

@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.nn.layers import asinh, shuffled, unshuffled
+from pipeline.nn.layers import FromPixels, ToPixels, asinh
 
 
 def test_asinh_is_as_accurate_as_that_of_torch_over_its_range():
@@ -21,8 +21,13 @@ def test_asinh_has_the_slope_of_asinh():
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("side", [2, 8, 16])
-def test_shuffles_are_those_of_torch(side, layout):
+def test_patches_are_those_of_pixel_shuffle(side, layout):
     x = torch.randn(2, 3, 32, 48).contiguous(memory_format=layout)
-    patches = F.pixel_unshuffle(x, side).contiguous(memory_format=layout)
-    assert torch.equal(unshuffled(x, side), patches)
-    assert torch.equal(shuffled(patches, side), x)
+    enter, leave = FromPixels(side, 5), ToPixels(5, side)
+    y = F.conv2d(F.pixel_unshuffle(x, side), enter.weight, enter.bias)
+    torch.testing.assert_close(enter(x), y)
+    picture = F.pixel_shuffle(F.conv2d(y, leave.weight, leave.bias), side)
+    torch.testing.assert_close(leave(y), picture)
+    y.requires_grad_()
+    (slope,) = torch.autograd.grad(leave(y), y, x)
+    torch.testing.assert_close(leave.adjoint(x), slope)

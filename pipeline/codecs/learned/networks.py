@@ -232,7 +232,8 @@ class Networks:
         """g_s over tiles, to 8 bits; gray pictures get the mean of the channels."""
         quality = self._quality(symbols.quality_centi)
         gain = self.transforms.gain(quality)
-        out = torch.empty(1, 3, 16 * y_hat.shape[2], 16 * y_hat.shape[3], dtype=torch.uint8, device=self.device)
+        height_px, width_px = 16 * y_hat.shape[2], 16 * y_hat.shape[3]
+        out = torch.empty(1, height_px, width_px, 3, dtype=torch.uint8, device=self.device).permute(0, 3, 1, 2)
         fast = precision == "bf16" and self.bf16
 
         def tile(top: int, bottom: int, left: int, right: int) -> Tensor:
@@ -241,7 +242,7 @@ class Networks:
                 x_hat = _tinted(self.transforms.g_s(part, quality), symbols.gray)
             return (x_hat * 255).round_().clamp_(0, 255).byte()
 
-        out = tiled(out.shape[2], out.shape[3], tile, out, 1)
+        out = tiled(height_px, width_px, tile, out, 1)
         return np.ascontiguousarray(out[0, :, : symbols.height_px, : symbols.width_px].permute(1, 2, 0).cpu().numpy())
 
 

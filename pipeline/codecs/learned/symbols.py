@@ -147,7 +147,7 @@ class DecodedBand:
 def dequantised(model: FrozenModel, band: DecodedBand) -> np.ndarray:
     """y_hat in quantiser steps, (M, rows, w) float32: symbols at the centroids of their bins, plus mu."""
     y_hat = mu_of(band.position.astype(np.float32), band.mean.astype(np.float32))
-    coded = np.flatnonzero(band.y)
+    coded = np.flatnonzero(band.y != 0)
     symbols, tables = band.y.ravel()[coded].astype(np.float32), band.index.ravel()[coded]
     if band.trellis is None:
         y_hat.reshape(-1)[coded] += symbols - np.sign(symbols) * model.shifts[tables]
