@@ -67,7 +67,7 @@ def chain_of(section: CodecSection, fallback: list[str], device: str = "auto") -
 
 
 def codec_of(section: CodecSection, device: str = "auto") -> Codec:
-    names = ("effort", "model", "keep", "reduced", "superres")
+    names = ("effort", "model", "keep", "reduced", "superres", "tune")
     options: dict[str, Any] = {name: getattr(section, name) for name in names}
     if section.candidates:
         options["candidates"] = section.candidates

@@ -54,6 +54,7 @@ class CodecSection(Section):
     reduced: Literal["auto"] | None = (
         None  # cnn: auto codes at half size what a super-resolver restores better than bits
     )
+    tune: Literal["psnr", "ms-ssim"] | None = None  # cnn: what bits are spent for; psnr when unset
     superres: str | None = None  # that super-resolver, by id or file; the packaged one when unset
     candidates: list[str] | None = None  # codec auto: the names it may choose from
 

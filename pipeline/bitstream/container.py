@@ -10,10 +10,11 @@ from pipeline.errors import BitstreamError
 
 MAGIC = b"\x89SPX"
 VERSION = 1
-Z, ESCAPES, Y, REDUCED = 1, 2, 3, 4
+Z, ESCAPES, Y, REDUCED, ADAPTIVE = 1, 2, 3, 4, 5
 EXIF, ICC, XMP, ALPHA = 16, 17, 18, 19
-_KNOWN = frozenset((Z, ESCAPES, Y, REDUCED, EXIF, ICC, XMP, ALPHA))
+_KNOWN = frozenset((Z, ESCAPES, Y, REDUCED, ADAPTIVE, EXIF, ICC, XMP, ALPHA))
 _SCALES = (2, 3, 4)
+STRENGTH_LIMIT = 64
 _FIXED = 16
 
 
@@ -66,6 +67,19 @@ class Container:
     def reduced(self) -> Reduced | None:
         section = self.sections.get(REDUCED)
         return None if section is None else Reduced.of(section, self.width_px, self.height_px)
+
+    @property
+    def adaptive(self) -> int:
+        """How far quality follows the picture, 1 to 64; 0 if it does not."""
+        section = self.sections.get(ADAPTIVE)
+        if section is None:
+            return 0
+        if len(section) != 1 or not 1 <= section[0] <= STRENGTH_LIMIT:
+            raise BitstreamError(
+                f"payload: adaptive quantisation of strength {section.hex(' ')}; expected one byte of 1 to "
+                f"{STRENGTH_LIMIT}; it is damaged"
+            )
+        return section[0]
 
     @property
     def picture_size(self) -> tuple[int, int]:
@@ -131,7 +145,7 @@ def _parse(payload: bytes) -> Container:
     if at != end or Z not in sections or Y not in sections:
         raise BitstreamError("payload: its symbol sections are missing or cut short")
     found = Container(payload[6:14].hex(), width, height, quality, bool(flags & 1), sections, bool(flags & 2))
-    found.reduced  # noqa: B018  raises when that section does not fit
+    found.reduced, found.adaptive  # noqa: B018  raise when their sections do not fit
     return found
 
 

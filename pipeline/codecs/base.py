@@ -80,7 +80,9 @@ class Symbols:
     quality_centi  quality * 100, an integer in [0, 10000].
     reduced  the picture was made smaller before it was coded, height_px and width_px are of that, and this is how it is
         restored.
+    adaptive  how far quality follows the picture (`learned.adaptive`), 1 to 64; 0 where it is the same everywhere.
     index  (M, h, w) uint8, the tables that y was quantised for, where they are known already; no part of what is said.
+    levels  (h, w) int8, the same for what quality does there where it is adaptive.
     """
 
     model_id: str
@@ -92,7 +94,9 @@ class Symbols:
     z: np.ndarray
     reduced: Reduced | None = None
     trellis: bool = False
+    adaptive: int = 0
     index: np.ndarray | None = field(default=None, compare=False)
+    levels: np.ndarray | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -80,7 +80,7 @@ class AnalysisTransform(nn.Module):
 
     def forward(self, x: Tensor, quality: Tensor) -> Tensor:
         x = x - 0.5
-        h = self.stem(x) * torch.exp(self.modulation(quality))
+        h = self.stem(x) * modulated(self.modulation, quality)
         h = self.down(F.pixel_unshuffle(self.blocks(h), 2))
         return shortcut(self.klt, x, self.training) + h.float()
 
@@ -112,12 +112,18 @@ class SynthesisTransform(nn.Module):
 
     def branch(self, y_hat: Tensor, quality: Tensor) -> Tensor:
         """The CNN's part of the picture, (B, 3, 16 h, 16 w) float32."""
-        h = F.pixel_shuffle(self.up(asinh(y_hat / self.y_std)), 2) * torch.exp(self.modulation(quality))
+        h = F.pixel_shuffle(self.up(asinh(y_hat / self.y_std)), 2) * modulated(self.modulation, quality)
         return self.head(self.blocks(h)).float()
 
     def linear_slope(self, slope: Tensor) -> Tensor:
         """A slope over the picture, (B, 3, 16 h, 16 w), taken back through `linear`: (B, M, h, w)."""
         return self.klt.adjoint(slope).float()
+
+
+def modulated(table: QualityTable, quality: Tensor) -> Tensor:
+    """What features are multiplied by, (B, C, 1, 1); for quality at each position of y, (B, h, w), (B, C, 2h, 2w)."""
+    factor = torch.exp(table(quality))
+    return factor if quality.dim() == 1 else factor.repeat_interleave(2, 2).repeat_interleave(2, 3)
 
 
 def shortcut(klt: nn.Conv2d, x: Tensor, training: bool) -> Tensor:

@@ -99,6 +99,7 @@ _SYMBOLS = pa.struct(
         "gray": pa.bool_(),
         "quality_centi": pa.int64(),
         "trellis": pa.bool_(),
+        "adaptive": pa.int64(),
         "y": _BLOB,
         "y_shape": pa.list_(pa.int64()),
         "y_type": pa.string(),
@@ -197,7 +198,7 @@ def _picture_from(row: Mapping[str, Any] | None) -> Picture | None:
     )
 
 
-_SCALARS = ("model_id", "height_px", "width_px", "gray", "quality_centi", "trellis")
+_SCALARS = ("model_id", "height_px", "width_px", "gray", "quality_centi", "trellis", "adaptive")
 
 
 def _symbols_row(symbols: Symbols) -> dict[str, Any]:

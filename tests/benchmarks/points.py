@@ -70,11 +70,20 @@ class Point:
 
 
 def settings_of(
-    codec: str, efforts: Sequence[int] = (), count: int | None = None, device: str = "cpu"
+    codec: str,
+    efforts: Sequence[int] = (),
+    count: int | None = None,
+    device: str = "cpu",
+    tunes: Sequence[str] = ("psnr",),
 ) -> list[Setting]:
-    """Settings over the range of a codec; `cnn` has a curve for each effort. `count` thins the qualities out."""
+    """Settings over the range of a codec; `cnn` has a curve for each effort and tuning. `count` thins qualities out."""
     spec: dict[str, Any] = {"name": codec}
-    learned = {f"cnn effort {effort}": spec | {"effort": effort, "device": device} for effort in efforts}
+    learned = {
+        f"cnn effort {effort}" + (f" tune {tune}" if tune != "psnr" else ""): spec
+        | {"effort": effort, "device": device, "tune": tune}
+        for tune in tunes
+        for effort in efforts
+    }
     variants = learned if codec == "cnn" else {codec: spec}
     qualities = _thinned(QUALITIES[codec], count)
     return [Setting(label, json.dumps(spec), q) for label, spec in variants.items() for q in qualities]

@@ -42,7 +42,7 @@ def _measured(images: Sequence[Path], options: argparse.Namespace, where: condit
     settings = [
         setting
         for codec in options.codecs
-        for setting in settings_of(codec, options.effort, options.qualities, options.device)
+        for setting in settings_of(codec, options.effort, options.qualities, options.device, options.tune)
     ]
     rows = _rows(images, settings, options.workers)
     found = curves(rows)
@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--limit", type=int, default=None, help="only the first so many pictures")
     add("--codecs", type=_codecs, default=list(QUALITIES), help=f"some of {','.join(QUALITIES)}")
     add("--effort", type=_integers, default=[1], help="efforts of cnn, one curve each: 0,1")
+    add("--tune", type=lambda text: text.split(","), default=["psnr"], help="of cnn, a curve each: psnr,ms-ssim")
     add("--qualities", type=int, default=None, help="at most so many settings a codec, at least 4 for a BD-rate")
     add("--workers", type=int, default=1, help="processes for the RD points; speeds are measured by one")
     add("--device", default="cpu", help="that cnn runs on: cpu, cuda, cuda:1")

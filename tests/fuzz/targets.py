@@ -108,6 +108,7 @@ def seeds(name: str) -> list[bytes]:
             tiny.payload(300, 20, 0, 3000),
             tiny.reduced(),
             tiny.payload(trellis=True),
+            tiny.payload(trellis=True, adaptive=40),
         ]
     if name == "weights":
         return [tiny.file()]

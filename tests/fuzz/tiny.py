@@ -56,14 +56,21 @@ def model() -> weights.FrozenModel:
 
 
 def payload(
-    height_px: int = 70, width_px: int = 90, quality_centi: int = 6000, reach: int = 60, trellis: bool = False
+    height_px: int = 70,
+    width_px: int = 90,
+    quality_centi: int = 6000,
+    reach: int = 60,
+    trellis: bool = False,
+    adaptive: int = 0,
 ) -> bytes:
     """Random symbols under it, escapes among them."""
     random, grid = np.random.default_rng(reach), symbols.Grid.of(height_px, width_px)
     z = random.integers(-3, 3, (HYPER, grid.z_height, grid.z_width)).astype(np.int16)
     y = random.integers(-reach, reach, (LATENT, grid.height, grid.width)).astype(np.int16)
-    y = _skipped(y, z, quality_centi)
-    made = Symbols(model().model_id, height_px, width_px, False, quality_centi, y, z, trellis=trellis)
+    y = _skipped(y, z, quality_centi, adaptive)
+    made = Symbols(
+        model().model_id, height_px, width_px, False, quality_centi, y, z, trellis=trellis, adaptive=adaptive
+    )
     return symbols.entropy_encode(model(), made)
 
 
@@ -84,12 +91,11 @@ def superres_file() -> bytes:
     )
 
 
-def _skipped(y: np.ndarray, z: np.ndarray, quality_centi: int) -> np.ndarray:
+def _skipped(y: np.ndarray, z: np.ndarray, quality_centi: int, adaptive: int) -> np.ndarray:
     """y as it is coded: zero where the scale index says that nothing is."""
     grid = symbols.Grid(y.shape[1], y.shape[2], z.shape[1], z.shape[2])
-    base = symbols.y_base(model(), quality_centi)
     for band in grid.bands():
-        offset, _ = band.hyper(model().h_s, z.astype(np.float64))
-        index = integer.index_of(integer.fixed_log2_sigma(base, offset))
+        offset = band.scales(model().h_s, z.astype(np.float64))
+        index = integer.index_of(symbols.scale_position(model(), quality_centi, adaptive, offset)[0])
         y[:, band.rows][index < model().skip_below] = 0
     return y

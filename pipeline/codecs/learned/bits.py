@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.codecs.base import Symbols
-from pipeline.codecs.learned.symbols import Grid, y_base
+from pipeline.codecs.learned.symbols import Grid, scale_position
 from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.entropy.order import tables_of
 from pipeline.entropy.tables import FrequencyTables
@@ -24,11 +24,11 @@ def allocation(model: FrozenModel, symbols: Symbols) -> np.ndarray:
     The side information z, a few percent of a payload, belongs to no single block and is left out.
     """
     grid = Grid.of(symbols.height_px, symbols.width_px)
-    base, z = y_base(model, symbols.quality_centi), symbols.z.astype(np.float64)
+    z = symbols.z.astype(np.float64)
     bits = np.zeros((grid.height, grid.width))
     for band in grid.bands():
-        offset, _ = band.hyper(model.h_s, z)
-        index = integer.index_of(integer.fixed_log2_sigma(base, offset)).astype(np.uint8)
+        position, _ = scale_position(model, symbols.quality_centi, symbols.adaptive, band.scales(model.h_s, z))
+        index = integer.index_of(position).astype(np.uint8)
         y, tables = symbols.y[:, band.rows], model.tables
         if trellis := model.trellis_of(symbols.trellis):
             tables, index = trellis.tables, tables_of(index, model.skip_below, integer.INDEX_COUNT, y)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from pipeline.codecs.base import Analysis, Encoded, Symbols, validate_rate
-from pipeline.codecs.learned import reduced, search, superres, symbols, weights
+from pipeline.codecs.learned import adaptive, reduced, search, superres, symbols, weights
 from pipeline.codecs.learned.reduced import Reducing
 from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.codecs.lossy import DEFAULT_RATE, rate_spec
@@ -44,9 +44,10 @@ class Hyperprior:
         reduced: "auto" codes a picture at half its size, to be restored by a super-resolver, where that is better
             (`learned.reduced`); None never does.
         superres: id or file of that super-resolver; None is the one that comes with the package.
+        tune: "psnr" spends bits evenly; "ms-ssim" more on what is smooth and less on what is busy (`learned.adaptive`).
 
     Raises:
-        ConfigError: no such model or device.
+        ConfigError: no such model, device or tuning.
     """
 
     name = "cnn"
@@ -54,6 +55,7 @@ class Hyperprior:
     reducing: Reducing | None = None
     weights_of: superres.Weights | None = None
     precision = "fp32"
+    tune = "psnr"
 
     def __init__(
         self,
@@ -63,8 +65,9 @@ class Hyperprior:
         effort: int = DEFAULT_EFFORT,
         reduced: str | None = None,
         superres: str | None = None,
+        tune: str = "psnr",
     ) -> None:
-        self.rate = validate_rate(rate)
+        self.rate, self.tune = validate_rate(rate), _checked_tune(self.name, tune)
         self.device, self.effort = device, _checked_effort(self.name, effort)
         self.frozen = self._of_this_codec(packaged(self.name, model))
         self.reducing = Reducing.of(reduced, superres)
@@ -78,11 +81,12 @@ class Hyperprior:
         effort: int = DEFAULT_EFFORT,
         reduced: str | None = None,
         superres: str | None = None,
+        tune: str = "psnr",
     ) -> Self:
         """The codec with the model in the bytes of a weights file, such as an archive carries."""
         codec = cls.__new__(cls)
         codec.rate, codec.device, codec.frozen = validate_rate(rate), device, cls._of_this_codec(weights.parse(data))
-        codec.effort = _checked_effort(cls.name, effort)
+        codec.effort, codec.tune = _checked_effort(cls.name, effort), _checked_tune(cls.name, tune)
         codec.reducing = Reducing.of(reduced, superres)
         return codec
 
@@ -104,7 +108,7 @@ class Hyperprior:
         return isinstance(other, Hyperprior) and other.spec() == self.spec()
 
     def __hash__(self) -> int:
-        return hash((self.model_id, self.rate, self.effort, self.reducing))
+        return hash((self.model_id, self.rate, self.effort, self.tune, self.reducing))
 
     @property
     def model_id(self) -> str:
@@ -116,7 +120,13 @@ class Hyperprior:
 
     def spec(self) -> dict[str, Any]:
         fields = {"name": self.name, "rate": rate_spec(self.rate), "model": self.model_id, "effort": self.effort}
-        return fields | (self.reducing.spec() if self.reducing else {})
+        tuned = {"tune": self.tune} if self.strength else {}
+        return fields | tuned | (self.reducing.spec() if self.reducing else {})
+
+    @property
+    def strength(self) -> int:
+        """How far quality follows the picture, of 64."""
+        return adaptive.STRENGTHS[self.tune]
 
     @cached_property
     def networks(self) -> Networks:
@@ -149,11 +159,12 @@ class Hyperprior:
 
     def at_full_size(self, picture: Picture) -> tuple[Symbols, np.ndarray]:
         if self.rate.quality is not None:
-            return self.networks.analyse(picture.rgb, round(self.rate.quality * 100), picture.gray, self.effort)
+            centi = round(self.rate.quality * 100)
+            return self.networks.analyse(picture.rgb, centi, picture.gray, self.effort, self.strength)
         return search.reach(
             self.rate,
             picture.rgb,
-            lambda centi: self.networks.analyse(picture.rgb, centi, picture.gray, self.effort),
+            lambda centi: self.networks.analyse(picture.rgb, centi, picture.gray, self.effort, self.strength),
             lambda symbols: len(self.entropy_encode(symbols)),
             self.name,
         )
@@ -198,7 +209,8 @@ class Hyperprior:
         if self.rate.quality is None or self.reducing is not None:
             found, _ = self._symbols(picture)
         else:
-            found = self.networks.symbols_of(picture.rgb, round(self.rate.quality * 100), picture.gray, self.effort)
+            centi = round(self.rate.quality * 100)
+            found = self.networks.symbols_of(picture.rgb, centi, picture.gray, self.effort, self.strength)
         return Encoded(self.entropy_encode(found), found.quality_centi / 100)
 
     def decode(self, payload: bytes) -> np.ndarray:
@@ -240,3 +252,9 @@ def _checked_effort(codec: str, effort: int) -> int:
             f"codec {codec}: effort is {effort!r}; expected an integer from {EFFORTS[0]} to {EFFORTS[-1]}"
         )
     return effort
+
+
+def _checked_tune(codec: str, tune: str) -> str:
+    if tune not in adaptive.STRENGTHS:
+        raise ConfigError(f"codec {codec}: tune is {tune!r}; expected one of {', '.join(adaptive.STRENGTHS)}")
+    return tune

@@ -8,6 +8,7 @@ computes in fp32; the encoder may use bf16 for its CNN branches, for what it fin
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.codecs.base import Symbols
+from pipeline.codecs.learned import adaptive
 from pipeline.codecs.learned.quantise import PASSES, Quantiser, pulls, trusted
 from pipeline.codecs.learned.symbols import Grid, mu_of, y_base
 from pipeline.codecs.learned.tiles import HALO_PX, has_fast_bf16, pick_device, tiled
@@ -32,6 +34,20 @@ INDEX_LIMIT_PX = 50_000_000
 REGION_POSITIONS = 1 << 16
 """Positions of y, 17 MPix, whose symbols are refined together: above them neighbours are done, below them not begun."""
 ScaledBand = tuple[slice, Tensor, Tensor]
+
+
+class Steps(NamedTuple):
+    """Quality in [0, 1] and gain: (1,) and (1, M, 1, 1), or, for each position of y, (1, h, w) and (1, M, h, w)."""
+
+    quality: Tensor
+    gain: Tensor
+
+    def within(self, top: int, bottom: int, left: int, right: int) -> Steps:
+        """Those of a window given in pixels."""
+        if self.quality.dim() == 1:
+            return self
+        rows, cols = slice(top // 16, -(-bottom // 16)), slice(left // 16, -(-right // 16))
+        return Steps(self.quality[:, rows, cols], self.gain[:, :, rows, cols])
 
 
 class Networks:
@@ -52,40 +68,52 @@ class Networks:
             self.h_s = model.h_s.to(lambda array: torch.from_numpy(array).to(self.device))
 
     @torch.no_grad()
-    def analyse(self, rgb: np.ndarray, quality_centi: int, gray: bool, effort: int = 1) -> tuple[Symbols, np.ndarray]:
-        """Symbols of an (H, W, 3) uint8 picture, and the (H, W, 3) uint8 picture they decode to."""
-        symbols, y_hat = self._quantised(rgb, quality_centi, gray, effort)
+    def analyse(
+        self, rgb: np.ndarray, quality_centi: int, gray: bool, effort: int = 1, strength: int = 0
+    ) -> tuple[Symbols, np.ndarray]:
+        """Symbols of an (H, W, 3) uint8 picture, and the (H, W, 3) uint8 picture they decode to.
+
+        `strength` is how far quality follows the picture (`learned.adaptive`).
+        """
+        symbols, y_hat = self._quantised(rgb, quality_centi, gray, effort, strength)
         return symbols, self._picture(y_hat, symbols)
 
     @torch.no_grad()
-    def symbols_of(self, rgb: np.ndarray, quality_centi: int, gray: bool, effort: int = 1) -> Symbols:
+    def symbols_of(
+        self, rgb: np.ndarray, quality_centi: int, gray: bool, effort: int = 1, strength: int = 0
+    ) -> Symbols:
         """What `analyse` finds, without the work of synthesis."""
-        return self._quantised(rgb, quality_centi, gray, effort)[0]
+        return self._quantised(rgb, quality_centi, gray, effort, strength)[0]
 
     @torch.no_grad()
     def latents_sent(self, rgb: np.ndarray, quality_centi: int, effort: int) -> Tensor:
         """y_hat (1, M, h, w) in quantiser steps, as the decoder of `symbols_of` gets it."""
-        return self._quantised(rgb, quality_centi, False, effort)[1]
+        return self._quantised(rgb, quality_centi, False, effort, 0)[1]
 
-    def _quantised(self, rgb: np.ndarray, quality_centi: int, gray: bool, effort: int) -> tuple[Symbols, Tensor]:
+    def _quantised(
+        self, rgb: np.ndarray, quality_centi: int, gray: bool, effort: int, strength: int
+    ) -> tuple[Symbols, Tensor]:
         """Symbols, and y_hat (1, M, h, w) in quantiser steps."""
         height_px, width_px = rgb.shape[:2]
-        grid, quality = Grid.of(height_px, width_px), self._quality(quality_centi)
-        gain = self.transforms.gain(quality)
-        y = self._latents(rgb, quality, gain)
+        grid, steps, levels = Grid.of(height_px, width_px), self._steps(quality_centi), None
+        y = self._latents(rgb, steps)
         z = self._hyper_latents(y)
+        if strength:
+            y, z, levels = self._adapted(rgb, quality_centi, strength, z)
+            steps = self._steps(quality_centi, levels)
         y_hat = y[0, :, : grid.height, : grid.width]  # y itself, until what it is rounded to takes its place
-        error_bits = self._error_bits(quality_centi, gain[0])
+        error_bits = self._error_bits(steps)
         index = np.empty(y_hat.shape, np.uint8) if height_px * width_px <= INDEX_LIMIT_PX else None
         symbols, passes = np.empty(y_hat.shape, dtype=np.int16), PASSES[effort]
-        for bands in _regions(self._bands(grid, quality_centi, z, index), grid.width, passes):
+        for bands in _regions(self._bands(grid, quality_centi, z, strength, index), grid.width, passes):
             rows = slice(bands[0][0].start, bands[-1][0].stop)
             target = y_hat[:, rows].clone() if passes else y_hat[:, rows]
-            self._settle(bands, target, error_bits if self.trellis else None, symbols, y_hat)
+            price = error_bits if error_bits.shape[1] == 1 else error_bits[:, rows]
+            self._settle(bands, target, price if self.trellis else None, symbols, y_hat)
             for pull in pulls(passes, quality_centi / integer.QUALITY_UNITS):
-                slope = self._slope(rgb, y_hat, rows, quality, gain, gray, error_bits)
-                target += pull * (y_hat[:, rows] - trusted(slope.div_(2 * error_bits)) - target)
-                self._settle(bands, target, error_bits, symbols, y_hat)
+                slope = self._slope(rgb, y_hat, rows, steps, gray, error_bits)
+                target += pull * (y_hat[:, rows] - trusted(slope.div_(2 * price)) - target)
+                self._settle(bands, target, price, symbols, y_hat)
         found = Symbols(
             model_id=self.model.model_id,
             height_px=height_px,
@@ -95,9 +123,37 @@ class Networks:
             y=symbols,
             z=z.cpu().numpy().astype(np.int16),
             trellis=self.trellis is not None,
+            adaptive=strength,
             index=index,
+            levels=None if levels is None else levels.cpu().numpy().astype(np.int8),
         )
         return found, y_hat[None]
+
+    def _adapted(self, rgb: np.ndarray, quality_centi: int, strength: int, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """y, z and levels that z implies, from those that the z of even quality implies: y is that of the last levels
+        but for what g_a would see of their difference, which is next to nothing."""
+        grid = Grid.of(*rgb.shape[:2])
+        beyond = (0, 4 * grid.z_width - grid.width, 0, 4 * grid.z_height - grid.height)
+        found = list[Steps]()
+        for _ in range(2):
+            levels = self._levels(grid, z, strength)
+            found.append(self._steps(quality_centi, F.pad(levels[None, None], beyond, mode="replicate")[0, 0]))
+            if len(found) == 1:
+                y = self._latents(rgb, found[0])
+                z = self._hyper_latents(y)
+        return y * (found[1].gain / found[0].gain), z, levels
+
+    def _levels(self, grid: Grid, z: Tensor, strength: int) -> Tensor:
+        """Levels (h, w) of adaptive quality, float64."""
+        seen = z.numpy() if self.device.type == "cpu" else z
+        offsets = (torch.as_tensor(band.scales(self.h_s, seen)) for band in grid.bands())
+        return torch.cat([adaptive.levels(strength, offset) for offset in offsets])
+
+    def _levels_of(self, symbols: Symbols) -> Tensor:
+        if symbols.levels is not None:
+            return torch.from_numpy(symbols.levels).to(self.device).double()
+        z = torch.from_numpy(symbols.z.astype(np.float64)).to(self.device)
+        return self._levels(Grid.of(symbols.height_px, symbols.width_px), z, symbols.adaptive)
 
     def _settle(
         self, bands: list[ScaledBand], target: Tensor, error_bits: Tensor | None, symbols: np.ndarray, y_hat: Tensor
@@ -108,14 +164,16 @@ class Networks:
         """
         top = bands[0][0].start
         for rows, index, mu in bands:
-            residual = (target[:, rows.start - top : rows.stop - top] - mu).clamp(-VALUE_LIMIT, VALUE_LIMIT)
-            if error_bits is None:
+            here = slice(rows.start - top, rows.stop - top)
+            residual = (target[:, here] - mu).clamp(-VALUE_LIMIT, VALUE_LIMIT)
+            price = error_bits if error_bits is None or error_bits.shape[1] == 1 else error_bits[:, here]
+            if price is None:
                 value = self.quantiser.nearest(residual, index)
                 centred = self.quantiser.centred(value, index)
             elif self.trellis is not None:
-                value, centred = self.trellis.cheapest(residual, index, error_bits)
+                value, centred = self.trellis.cheapest(residual, index, price)
             else:
-                value = self.quantiser.cheapest(residual, index, error_bits)
+                value = self.quantiser.cheapest(residual, index, price)
                 centred = self.quantiser.centred(value, index)
             symbols[:, rows] = value.cpu().numpy()
             y_hat[:, rows] = centred + mu
@@ -125,8 +183,7 @@ class Networks:
         rgb: np.ndarray,
         y_hat: Tensor,
         rows: slice,
-        quality: Tensor,
-        gain: Tensor,
+        steps: Steps,
         gray: bool,
         error_bits: Tensor,
     ) -> Tensor:
@@ -135,25 +192,28 @@ class Networks:
         first, last = max(0, rows.start - halo), rows.stop + halo
         rgb, y_hat = rgb[16 * first : 16 * last], y_hat[:, first:last]
         # error_bits is in proportion to 1 / gain^2, so this is what a squared error of a pixel in 0..1 is worth.
-        worth = float((error_bits * gain[0].square()).mean())
+        worth = (error_bits * steps.gain[0].square()).mean(0)[None, None]
+        steps, worth = steps.within(16 * first, 16 * last, 0, rgb.shape[1]), _of_pixels(worth, first, last)
 
         def tile(top: int, bottom: int, left: int, right: int) -> Tensor:
             x = torch.from_numpy(rgb[top:bottom, left:right].copy()).to(self.device).permute(2, 0, 1)[None] / 255
-            part = self._in_pixel_units(y_hat[None], gain, top, bottom, left, right)
+            here = steps.within(top, bottom, left, right)
+            part = self._in_pixel_units(y_hat[None], here, top, bottom, left, right)
             with torch.inference_mode(False), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 linear = self.transforms.g_s.linear(part, exact=False)
                 with torch.enable_grad():
                     part = part.clone().requires_grad_()
-                    branch = self.transforms.g_s.branch(part, quality.clone())
+                    branch = self.transforms.g_s.branch(part, here.quality.clone())
                 x_hat = _tinted(linear + branch.detach(), gray)
                 error = x_hat[:, :, : x.shape[2], : x.shape[3]] - x
                 # What lies beyond the picture only fills up the last latents, and may be anything.
                 beyond = (0, x_hat.shape[3] - x.shape[3], 0, x_hat.shape[2] - x.shape[2])
-                over_x = error.mul_(2 * worth)
+                price = worth if worth.shape[2] == 1 else worth[:, :, top:bottom, left:right]
+                over_x = error.mul_(2 * price[:, :, : x.shape[2], : x.shape[3]])
                 over_x = _tinted(F.pad(over_x, beyond) if any(beyond) else over_x, gray)
                 (slope,) = torch.autograd.grad(branch, part, over_x)
                 slope = slope + self.transforms.g_s.linear_slope(over_x)
-            return slope / gain
+            return slope / here.gain
 
         slope = tiled(16 * y_hat.shape[1], 16 * y_hat.shape[2], tile, torch.empty_like(y_hat)[None], 16)[0]
         return slope[:, rows.start - first : rows.stop - first]
@@ -166,20 +226,27 @@ class Networks:
         quantiser = self.trellis if self.model.trellis_of(symbols.trellis) and self.trellis else self.quantiser
         found = torch.from_numpy(symbols.y).to(self.device).float()
         z = torch.from_numpy(symbols.z.astype(np.float64)).to(self.device)
-        for rows, index, mu in self._bands(Grid.of(symbols.height_px, symbols.width_px), symbols.quality_centi, z):
+        grid = Grid.of(symbols.height_px, symbols.width_px)
+        for rows, index, mu in self._bands(grid, symbols.quality_centi, z, symbols.adaptive):
             found[:, rows] = quantiser.centred(found[:, rows], index) + mu
         return self._picture(found[None], symbols, self.precision)
 
-    def _quality(self, quality_centi: int) -> Tensor:
-        return torch.tensor([quality_centi / integer.QUALITY_UNITS], dtype=torch.float32, device=self.device)
+    def _steps(self, quality_centi: int, levels: Tensor | None = None) -> Steps:
+        """Everywhere the same, or of each position's level (h, w)."""
+        centi = torch.tensor([quality_centi], dtype=torch.float64, device=self.device)
+        if levels is not None:
+            centi = adaptive.quality_at(quality_centi, levels)[None]
+        quality = (centi / integer.QUALITY_UNITS).float()
+        return Steps(quality, self.transforms.gain(quality))
 
-    def _error_bits(self, quality_centi: int, gain: Tensor) -> Tensor:
-        """What a squared error of one quantiser step is worth in bits, (M, 1, 1): about lmbda * 255^2 / (3 gain^2).
+    def _error_bits(self, steps: Steps) -> Tensor:
+        """What a squared error of one step is worth in bits, (M, 1, 1) or (M, h, w): about lmbda * 255^2 / (3 gain^2).
 
         The loss is bpp + lmbda * MSE with MSE over three channels, and g_s is close to orthonormal.
         """
-        lmbda = HyperpriorSpec(**self.model.spec).lmbda(quality_centi / integer.QUALITY_UNITS)
-        return self.model.worth * lmbda * 255**2 / (3 * gain.square())
+        spec = HyperpriorSpec(**self.model.spec)
+        lmbda = spec.lmbda_min * (spec.lmbda_max / spec.lmbda_min) ** steps.quality
+        return self.model.worth * lmbda * 255**2 / (3 * steps.gain[0].square())
 
     def _hyper_latents(self, y: Tensor) -> Tensor:
         """round(h_a) over tiles of y (1, M, 4 hz, 4 wz) in quantiser steps: z (N, hz, wz), integers as float64."""
@@ -193,13 +260,17 @@ class Networks:
         return tiled(height_px, width_px, tile, z, 64)[0].double().round().clamp(-VALUE_LIMIT, VALUE_LIMIT)
 
     def _bands(
-        self, grid: Grid, quality_centi: int, z: Tensor, indexes: np.ndarray | None = None
+        self, grid: Grid, quality_centi: int, z: Tensor, strength: int, indexes: np.ndarray | None = None
     ) -> Iterator[ScaledBand]:
         """(rows of y, scale index, mu in quantiser steps) of each band; `indexes` (M, h, w) is filled on the way."""
         base = torch.from_numpy(y_base(self.model, quality_centi)).to(self.device)
+        bases = torch.from_numpy(adaptive.bases(self.model, quality_centi)).to(self.device) if strength else base
         hyper_latents = z.numpy() if self.device.type == "cpu" else z
         for band in grid.bands():
             offset, mean = (torch.as_tensor(part) for part in band.hyper(self.h_s, hyper_latents))
+            if strength:
+                level = adaptive.levels(strength, offset).long()
+                base = bases[level + adaptive.LEVEL_LIMIT].permute(2, 0, 1)
             position = integer.fixed_log2_sigma(base, offset)
             mu = mu_of(position.float(), mean.float())
             index = integer.index_of(position).to(torch.uint8)
@@ -207,15 +278,16 @@ class Networks:
                 indexes[:, band.rows] = index.cpu().numpy()
             yield band.rows, index, mu
 
-    def _latents(self, rgb: np.ndarray, quality: Tensor, gain: Tensor) -> Tensor:
+    def _latents(self, rgb: np.ndarray, steps: Steps) -> Tensor:
         """g_a over tiles, in quantiser steps: (1, M, 4 hz, 4 wz), the picture's edges repeated to multiples of 64."""
 
         def tile(top: int, bottom: int, left: int, right: int) -> Tensor:
             x = torch.from_numpy(rgb[top:bottom, left:right].copy()).to(self.device)
             x = x.permute(2, 0, 1)[None].float().div_(255)
             x = pad_to(x, 64).contiguous(memory_format=torch.channels_last)
+            here = steps.within(top, top + x.shape[2], left, left + x.shape[3])
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                return self.transforms.g_a(x, quality) * gain
+                return self.transforms.g_a(x, here.quality) * here.gain
 
         return tiled(rgb.shape[0], rgb.shape[1], tile, self._empty_latents(rgb.shape[:2]), 16)
 
@@ -223,27 +295,34 @@ class Networks:
         grid = Grid.of(*shape[:2])
         return torch.empty(1, self.model.spec["latent"], 4 * grid.z_height, 4 * grid.z_width, device=self.device)
 
-    def _in_pixel_units(self, y_hat: Tensor, gain: Tensor, top: int, bottom: int, left: int, right: int) -> Tensor:
-        """The latents (1, M, h, w) of a window given in pixels, as g_s wants them."""
-        part = y_hat[:, :, top // 16 : bottom // 16, left // 16 : right // 16] / gain
+    def _in_pixel_units(self, y_hat: Tensor, steps: Steps, top: int, bottom: int, left: int, right: int) -> Tensor:
+        """The latents (1, M, h, w) of a window given in pixels, as g_s wants them; `steps` are those of the window."""
+        part = y_hat[:, :, top // 16 : bottom // 16, left // 16 : right // 16] / steps.gain
         return part.contiguous(memory_format=torch.channels_last)
 
     def _picture(self, y_hat: Tensor, symbols: Symbols, precision: str = "fp32") -> np.ndarray:
         """g_s over tiles, to 8 bits; gray pictures get the mean of the channels."""
-        quality = self._quality(symbols.quality_centi)
-        gain = self.transforms.gain(quality)
+        steps = self._steps(symbols.quality_centi, self._levels_of(symbols) if symbols.adaptive else None)
         height_px, width_px = 16 * y_hat.shape[2], 16 * y_hat.shape[3]
         out = torch.empty(1, height_px, width_px, 3, dtype=torch.uint8, device=self.device).permute(0, 3, 1, 2)
         fast = precision == "bf16" and self.bf16
 
         def tile(top: int, bottom: int, left: int, right: int) -> Tensor:
-            part = self._in_pixel_units(y_hat, gain, top, bottom, left, right)
+            here = steps.within(top, bottom, left, right)
+            part = self._in_pixel_units(y_hat, here, top, bottom, left, right)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=fast):
-                x_hat = _tinted(self.transforms.g_s(part, quality), symbols.gray)
+                x_hat = _tinted(self.transforms.g_s(part, here.quality), symbols.gray)
             return (x_hat * 255).round_().clamp_(0, 255).byte()
 
         out = tiled(height_px, width_px, tile, out, 1)
         return np.ascontiguousarray(out[0, :, : symbols.height_px, : symbols.width_px].permute(1, 2, 0).cpu().numpy())
+
+
+def _of_pixels(worth: Tensor, first: int, last: int) -> Tensor:
+    """Rows of worth (1, 1, h, w), one for each position, at every pixel; (1, 1, 1, 1) as it is."""
+    if worth.shape[2] == 1 and worth.shape[3] == 1:
+        return worth
+    return worth[:, :, first:last].repeat_interleave(16, 2).repeat_interleave(16, 3)
 
 
 def _regions(bands: Iterator[ScaledBand], width: int, passes: int) -> Iterator[list[ScaledBand]]:

@@ -53,13 +53,20 @@ class StaticNetworks:
         return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()
-    def analyse(self, rgb: np.ndarray, quality_centi: int, gray: bool, effort: int = 1) -> tuple[Symbols, np.ndarray]:
-        """Symbols of an (H, W, 3) uint8 picture, and the (H, W, 3) uint8 picture they decode to."""
-        symbols = self.symbols_of(rgb, quality_centi, gray, effort)
+    def analyse(
+        self, rgb: np.ndarray, quality_centi: int, gray: bool, effort: int = 1, strength: int = 0
+    ) -> tuple[Symbols, np.ndarray]:
+        """Symbols of an (H, W, 3) uint8 picture, and the (H, W, 3) uint8 picture they decode to.
+
+        Quality cannot follow the picture: without h_s there is nothing for it to go by, and `strength` is 0.
+        """
+        symbols = self.symbols_of(rgb, quality_centi, gray, effort, strength)
         return symbols, self.synthesise(symbols)
 
     @torch.inference_mode()
-    def symbols_of(self, rgb: np.ndarray, quality_centi: int, gray: bool, effort: int = 1) -> Symbols:
+    def symbols_of(
+        self, rgb: np.ndarray, quality_centi: int, gray: bool, effort: int = 1, strength: int = 0
+    ) -> Symbols:
         """What `analyse` finds, without the work of synthesis."""
         side = self._side(rgb, quality_centi)
         gain = self._gain(quality_centi, side)

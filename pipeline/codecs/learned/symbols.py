@@ -15,6 +15,7 @@ import numpy as np
 from pipeline.bitstream import container
 from pipeline.bitstream.container import Container
 from pipeline.codecs.base import Symbols
+from pipeline.codecs.learned import adaptive
 from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.codecs.learned.weights_checks import Trellis
 from pipeline.entropy.coder import SymbolDecoder, SymbolEncoder, Words
@@ -89,17 +90,30 @@ def y_base(model: FrozenModel, quality_centi: int) -> np.ndarray:
     return integer.interpolate(model.arrays["log2_base"], quality_centi).astype(np.float64)[:, None, None]
 
 
+def scale_position(
+    model: FrozenModel, quality_centi: int, strength: int, offset: np.ndarray
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Fixed-point positions of scales, (M, h, w), for what h_s says of them; and levels (h, w) if it is adaptive."""
+    if not strength:
+        return integer.fixed_log2_sigma(y_base(model, quality_centi), offset), None
+    level = adaptive.levels(strength, offset)
+    rows = adaptive.bases(model, quality_centi)[level.astype(np.int64) + adaptive.LEVEL_LIMIT]
+    return integer.fixed_log2_sigma(rows.transpose(2, 0, 1), offset), level
+
+
 def entropy_encode(model: FrozenModel, symbols: Symbols) -> bytes:
     """The payload of `symbols`; needs no accelerator."""
     grid = Grid.of(symbols.height_px, symbols.width_px)
     encoder = SymbolEncoder(model.tables)
     z_words = encoder.encode(symbols.z.ravel(), z_indexes(model, symbols.quality_centi, grid))
-    base, z = y_base(model, symbols.quality_centi), symbols.z.astype(np.float64)
+    z = symbols.z.astype(np.float64)
     y_words = []
     trellis = model.trellis_of(symbols.trellis)
     for band in grid.bands():
         if symbols.index is None:
-            index = integer.index_of(integer.fixed_log2_sigma(base, band.scales(model.h_s, z))).astype(np.uint8)
+            offset = band.scales(model.h_s, z)
+            position, _ = scale_position(model, symbols.quality_centi, symbols.adaptive, offset)
+            index = integer.index_of(position).astype(np.uint8)
         else:
             index = symbols.index[:, band.rows]
         y = symbols.y[:, band.rows].ravel()
@@ -111,6 +125,8 @@ def entropy_encode(model: FrozenModel, symbols: Symbols) -> bytes:
     sections = {container.Z: z_words, container.ESCAPES: encoder.escapes(), container.Y: b"".join(y_words)}
     if symbols.reduced is not None:
         sections[container.REDUCED] = symbols.reduced.to_bytes()
+    if symbols.adaptive:
+        sections[container.ADAPTIVE] = bytes([symbols.adaptive])
     return container.pack(
         Container(
             model_id=symbols.model_id,
@@ -173,7 +189,8 @@ def entropy_decode(model: FrozenModel, payload: bytes, on_band: Callable[[Decode
     z_words, y_words = Words(box.sections[container.Z]), band_words(box.sections[container.Y], len(list(grid.bands())))
     z = decoder.decode(z_words, z_indexes(model, box.quality_centi, grid)).reshape(hyper, grid.z_height, grid.z_width)
     y = np.zeros((latent, grid.height, grid.width), dtype=np.int16)
-    base, z_float = y_base(model, box.quality_centi), z.astype(np.float64)
+    z_float, strength = z.astype(np.float64), box.adaptive
+    levels = np.empty((grid.height, grid.width), np.int8) if strength else None
     trellis = model.trellis_of(box.trellis)
     for band, words in zip(grid.bands(), y_words, strict=True):
         mean: integer.Array = None
@@ -181,7 +198,9 @@ def entropy_decode(model: FrozenModel, payload: bytes, on_band: Callable[[Decode
             offset, mean = band.hyper(model.h_s, z_float)
         else:
             offset = band.scales(model.h_s, z_float)
-        position = integer.fixed_log2_sigma(base, offset)
+        position, level = scale_position(model, box.quality_centi, strength, offset)
+        if levels is not None and level is not None:
+            levels[band.rows] = level.astype(np.int8)
         index = integer.index_of(position).astype(np.uint8)
         if trellis:
             found, used = decoder.decode_trellis(words, index.ravel(), model.skip_below, trellis.tables)
@@ -193,7 +212,17 @@ def entropy_decode(model: FrozenModel, payload: bytes, on_band: Callable[[Decode
             on_band(DecodedBand(y[:, band.rows], index, position, mean, trellis))
     decoder.finish()
     return Symbols(
-        box.model_id, box.height_px, box.width_px, box.gray, box.quality_centi, y, z, box.reduced, box.trellis
+        model_id=box.model_id,
+        height_px=box.height_px,
+        width_px=box.width_px,
+        gray=box.gray,
+        quality_centi=box.quality_centi,
+        y=y,
+        z=z,
+        reduced=box.reduced,
+        trellis=box.trellis,
+        adaptive=strength,
+        levels=levels,
     )
 
 
@@ -210,6 +239,8 @@ def opened(model: FrozenModel, payload: bytes) -> Container:
         raise BitstreamError(f"payload: {width_px}x{height_px} is more than {PIXEL_LIMIT:,} pixels; refused")
     if box.reduced is not None and not model.h_s.layers:
         raise BitstreamError("payload: a reduced picture under a model with static tables; it is damaged")
+    if box.adaptive and not model.h_s.layers:
+        raise BitstreamError("payload: adaptive quantisation under a model with static tables; it is damaged")
     model.trellis_of(box.trellis)
     return box
 
