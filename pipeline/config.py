@@ -49,12 +49,12 @@ class CodecSection(Section):
     quality: float | None = None
     target: TargetSection | None = None
     effort: int | None = None
+    tune: Literal["psnr", "ms-ssim"] | None = None  # cnn: what bits are spent for; psnr when unset
     model: str | None = None
     keep: float | None = Field(default=None, gt=0, le=1)  # share of channels sent; codecs with static tables
     reduced: Literal["auto"] | None = (
         None  # cnn: auto codes at half size what a super-resolver restores better than bits
     )
-    tune: Literal["psnr", "ms-ssim"] | None = None  # cnn: what bits are spent for; psnr when unset
     superres: str | None = None  # that super-resolver, by id or file; the packaged one when unset
     candidates: list[str] | None = None  # codec auto: the names it may choose from
 

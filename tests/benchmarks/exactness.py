@@ -21,7 +21,9 @@ from pipeline.errors import BitstreamError
 from pipeline.metrics.distortion import mse, psnr_db
 from pipeline.records import Picture, Rate
 
-QUALITIES, EFFORTS = (10.0, 58.0, 90.0), (0, 1, 3)
+QUALITIES = (10.0, 58.0, 90.0)
+SETTINGS = ((0, "psnr"), (1, "psnr"), (3, "psnr"), (1, "ms-ssim"))
+"""Efforts and tunings."""
 NOISE = "noise"
 
 
@@ -35,7 +37,7 @@ class Check:
 
     name: str
     quality: float
-    effort: int
+    effort: str
     made_on: str
     payload_bytes: int
     psnr_db: float
@@ -45,30 +47,31 @@ class Check:
     wrong: tuple[str, ...]
 
 
-def at(codec: Hyperprior, quality: float, effort: int) -> Hyperprior:
-    """The same networks at another quality and effort."""
+def at(codec: Hyperprior, quality: float, effort: int, tune: str = "psnr") -> Hyperprior:
+    """The same networks at another quality, effort and tuning."""
     other = codec.at(Rate(quality=quality))
-    other.effort = effort
+    other.effort, other.tune = effort, tune
     return other
 
 
 def check(name: str, rgb: np.ndarray, maker: Hyperprior, reader: Hyperprior) -> Check:
     quality = maker.rate.quality or 0.0
-    made = maker.networks.symbols_of(rgb, round(100 * quality), False, maker.effort)
+    made = maker.networks.symbols_of(rgb, round(100 * quality), False, maker.effort, maker.strength)
     payload = maker.entropy_encode(made)
-    where = f"{name} at quality {quality:g}, effort {maker.effort}, made on {maker.device} and read on {reader.device}"
+    effort = f"{maker.effort}, {maker.tune}" if maker.strength else str(maker.effort)
+    where = f"{name} at quality {quality:g}, effort {effort}, made on {maker.device} and read on {reader.device}"
     try:
         read = reader.entropy_decode(payload)
     except BitstreamError as error:  # one wrong scale index, and what follows is no payload any more
         broken = (f"{where}: {error}",)
-        return Check(name, quality, maker.effort, maker.device, len(payload), math.nan, 0, math.nan, False, broken)
+        return Check(name, quality, effort, maker.device, len(payload), math.nan, 0, math.nan, False, broken)
     cpu, gpu = (maker, reader) if maker.device == "cpu" else (reader, maker)
     expected, decoded = cpu.decode(payload), gpu.decode(payload)
     apart = _levels(expected, decoded)
     return Check(
         name,
         quality,
-        maker.effort,
+        effort,
         maker.device,
         len(payload),
         psnr_db(mse(rgb, expected)),
@@ -98,13 +101,14 @@ def tables(networks: Networks, symbols: Symbols) -> np.ndarray:
     """The scale indexes that h_s says on the device of `networks`, (M, h, w) uint8."""
     index = np.empty(symbols.y.shape, np.uint8)
     z = torch.from_numpy(symbols.z.astype(np.float64)).to(networks.device)
-    for _ in networks._bands(Grid.of(symbols.height_px, symbols.width_px), symbols.quality_centi, z, index):
+    grid = Grid.of(symbols.height_px, symbols.width_px)
+    for _ in networks._bands(grid, symbols.quality_centi, z, symbols.adaptive, index):
         pass
     return index
 
 
 def check_rows(found: Sequence[Check]) -> Iterator[dict[str, object]]:
-    groups: dict[tuple[bool, float, int, str], list[Check]] = {}
+    groups: dict[tuple[bool, float, str, str], list[Check]] = {}
     for one in found:
         groups.setdefault((one.name == NOISE, one.quality, one.effort, one.made_on), []).append(one)
     for (noise, quality, effort, made_on), group in groups.items():
@@ -130,13 +134,13 @@ def noise() -> np.ndarray:
 
 
 def checked(pictures: Mapping[str, np.ndarray], codecs: Sequence[Hyperprior], until_s: float) -> list[Check]:
-    """Every picture and noise at every quality and effort, made by either; fewer when the time is over."""
+    """Every picture and noise at every quality and of SETTINGS, made by either; fewer when the time is over."""
     pictures = {NOISE: noise(), **pictures}
-    cases = [(name, q, e, k) for name in pictures for q in QUALITIES for e in EFFORTS for k in (0, 1)]
+    cases = [(name, q, *s, k) for name in pictures for q in QUALITIES for s in SETTINGS for k in (0, 1)]
     found = []
-    for name, quality, effort, k in cases:
+    for name, quality, effort, tune, k in cases:
         if time.monotonic() < until_s:
-            maker, reader = (at(codec, quality, effort) for codec in (codecs[k], codecs[1 - k]))
+            maker, reader = (at(codec, quality, effort, tune) for codec in (codecs[k], codecs[1 - k]))
             found.append(check(name, pictures[name], maker, reader))
     print(f"{len(found)} of {len(cases)} checks were made.\n")
     return found

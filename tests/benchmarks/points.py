@@ -79,14 +79,17 @@ def settings_of(
     """Settings over the range of a codec; `cnn` has a curve for each effort and tuning. `count` thins qualities out."""
     spec: dict[str, Any] = {"name": codec}
     learned = {
-        f"cnn effort {effort}" + (f" tune {tune}" if tune != "psnr" else ""): spec
-        | {"effort": effort, "device": device, "tune": tune}
+        _label(effort, tune): spec | {"effort": effort, "device": device, "tune": tune}
         for tune in tunes
         for effort in efforts
     }
     variants = learned if codec == "cnn" else {codec: spec}
     qualities = _thinned(QUALITIES[codec], count)
     return [Setting(label, json.dumps(spec), q) for label, spec in variants.items() for q in qualities]
+
+
+def _label(effort: int, tune: str) -> str:
+    return f"cnn effort {effort}" + (f" tune {tune}" if tune != "psnr" else "")
 
 
 def picture_at(path: Path) -> Picture:

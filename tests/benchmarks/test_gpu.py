@@ -30,7 +30,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 def test_both_tables_are_printed_and_written(run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run() == 0
     out = capsys.readouterr().out
-    assert "12 of 12 checks were made." in out
+    assert "16 of 16 checks were made." in out
     assert "| cnn, effort 2" in out
     assert "160x144" in out
     assert "- hardware: " in out
@@ -40,7 +40,7 @@ def test_both_tables_are_printed_and_written(run, tmp_path: Path, capsys: pytest
 def test_it_ends_when_its_time_is_over(run, capsys) -> None:
     assert run("--limit-s", "0") == 0
     out = capsys.readouterr().out
-    assert "0 of 12 checks were made." in out
+    assert "0 of 16 checks were made." in out
     assert out.count("No time was left") == 2
 
 

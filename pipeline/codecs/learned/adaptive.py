@@ -30,19 +30,19 @@ def levels(strength: int, offset: integer.Array) -> integer.Array:
     """
     latent = offset.shape[0]
     seen = offset[latent // 128 : max(latent // 128 + 1, latent // 6)]
-    # Sums and products of integers below 2^53, and one division: exact on every device.
-    level = (len(seen) * (UNIT // 2) - strength * seen.sum(0)) / (len(seen) * UNIT)
-    floored = np.floor(level) if isinstance(level, np.ndarray) else level.floor()
-    return floored.clip(-LEVEL_LIMIT, LEVEL_LIMIT)
+    # Integers below 2^53, exact in any order. `/` and floor would not do: GPUs multiply by the reciprocal.
+    level = (len(seen) * (UNIT // 2) - strength * seen.sum(0)) // (len(seen) * UNIT)
+    return level.clip(-LEVEL_LIMIT, LEVEL_LIMIT)
 
 
-def quality_at(quality_centi: int, levels: integer.Array) -> integer.Array:
+def quality_at(quality_centi: int, level: integer.Array) -> integer.Array:
     """Hundredths of quality at positions of these levels."""
-    return (quality_centi + STEP_CENTI * levels).clip(0, integer.QUALITY_UNITS)
+    return (quality_centi + STEP_CENTI * level).clip(0, integer.QUALITY_UNITS)
 
 
 def bases(model: FrozenModel, quality_centi: int) -> np.ndarray:
-    """(61, M) float64 integers: log2 sigma before offsets, for each level from the lowest to the highest."""
+    """(M, 61) float64 integers: log2 sigma before offsets, for each level from the lowest to the highest."""
     table, steps = model.arrays["log2_base"], np.arange(-LEVEL_LIMIT, LEVEL_LIMIT + 1)
     qualities = quality_at(quality_centi, steps)
-    return np.stack([integer.interpolate(table, int(quality)) for quality in qualities]).astype(np.float64)
+    rows = [integer.interpolate(table, int(quality)) for quality in qualities]
+    return np.stack(rows, axis=1).astype(np.float64)

@@ -70,7 +70,7 @@ class Hyperprior:
         self.rate, self.tune = validate_rate(rate), _checked_tune(self.name, tune)
         self.device, self.effort = device, _checked_effort(self.name, effort)
         self.frozen = self._of_this_codec(packaged(self.name, model))
-        self.reducing = Reducing.of(reduced, superres)
+        self.reducing = self._reducing(reduced, superres)
 
     @classmethod
     def from_weights(
@@ -87,8 +87,17 @@ class Hyperprior:
         codec = cls.__new__(cls)
         codec.rate, codec.device, codec.frozen = validate_rate(rate), device, cls._of_this_codec(weights.parse(data))
         codec.effort, codec.tune = _checked_effort(cls.name, effort), _checked_tune(cls.name, tune)
-        codec.reducing = Reducing.of(reduced, superres)
+        codec.reducing = codec._reducing(reduced, superres)
         return codec
+
+    def _reducing(self, reduced: str | None, superres: str | None) -> Reducing | None:
+        """Raises ConfigError for what does not go together."""
+        if reduced is not None and self.strength:
+            raise ConfigError(
+                f"codec {self.name}: reduced={reduced} compares by PSNR, which tune={self.tune} gives away; "
+                "leave one of them out"
+            )
+        return Reducing.of(reduced, superres)
 
     @classmethod
     def _of_this_codec(cls, model: FrozenModel) -> FrozenModel:
@@ -255,6 +264,6 @@ def _checked_effort(codec: str, effort: int) -> int:
 
 
 def _checked_tune(codec: str, tune: str) -> str:
-    if tune not in adaptive.STRENGTHS:
+    if tune not in tuple(adaptive.STRENGTHS):
         raise ConfigError(f"codec {codec}: tune is {tune!r}; expected one of {', '.join(adaptive.STRENGTHS)}")
     return tune

@@ -8,7 +8,6 @@ computes in fp32; the encoder may use bf16 for its CNN branches, for what it fin
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,8 +17,9 @@ from torch import Tensor
 from pipeline.codecs.base import Symbols
 from pipeline.codecs.learned import adaptive
 from pipeline.codecs.learned.quantise import PASSES, Quantiser, pulls, trusted
+from pipeline.codecs.learned.steps import Steps
 from pipeline.codecs.learned.symbols import Grid, mu_of, y_base
-from pipeline.codecs.learned.tiles import HALO_PX, has_fast_bf16, pick_device, tiled
+from pipeline.codecs.learned.tiles import HALO_PX, TILE_PX, has_fast_bf16, pick_device, tiled
 from pipeline.codecs.learned.trellis import TrellisQuantiser
 from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.entropy.coder import VALUE_LIMIT
@@ -36,27 +36,13 @@ REGION_POSITIONS = 1 << 16
 ScaledBand = tuple[slice, Tensor, Tensor]
 
 
-class Steps(NamedTuple):
-    """Quality in [0, 1] and gain: (1,) and (1, M, 1, 1), or, for each position of y, (1, h, w) and (1, M, h, w)."""
-
-    quality: Tensor
-    gain: Tensor
-
-    def within(self, top: int, bottom: int, left: int, right: int) -> Steps:
-        """Those of a window given in pixels."""
-        if self.quality.dim() == 1:
-            return self
-        rows, cols = slice(top // 16, -(-bottom // 16)), slice(left // 16, -(-right // 16))
-        return Steps(self.quality[:, rows, cols], self.gain[:, :, rows, cols])
-
-
 class Networks:
     """A frozen model on a device; `precision`, of `base.PRECISIONS`, is that of `synthesise` alone."""
 
     def __init__(self, model: FrozenModel, device: str = "auto", precision: str = "fp32") -> None:
         self.model, self.precision = model, precision
         self.device = pick_device(device)
-        spec = HyperpriorSpec(**model.spec)
+        self.spec = spec = HyperpriorSpec(**model.spec)
         models.require_fitting(lambda: models.build(spec), model.arrays, FLOAT_PARTS)
         transforms = FrozenTransforms(spec, dict(model.arrays))
         self.transforms = transforms.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -99,21 +85,21 @@ class Networks:
         y = self._latents(rgb, steps)
         z = self._hyper_latents(y)
         if strength:
+            del y
             y, z, levels = self._adapted(rgb, quality_centi, strength, z)
             steps = self._steps(quality_centi, levels)
         y_hat = y[0, :, : grid.height, : grid.width]  # y itself, until what it is rounded to takes its place
-        error_bits = self._error_bits(steps)
         index = np.empty(y_hat.shape, np.uint8) if height_px * width_px <= INDEX_LIMIT_PX else None
         symbols, passes = np.empty(y_hat.shape, dtype=np.int16), PASSES[effort]
         for bands in _regions(self._bands(grid, quality_centi, z, strength, index), grid.width, passes):
             rows = slice(bands[0][0].start, bands[-1][0].stop)
             target = y_hat[:, rows].clone() if passes else y_hat[:, rows]
-            price = error_bits if error_bits.shape[1] == 1 else error_bits[:, rows]
-            self._settle(bands, target, price if self.trellis else None, symbols, y_hat)
+            error_bits = steps.within(16 * rows.start, 16 * rows.stop, 0, width_px).error_bits
+            self._settle(bands, target, error_bits if self.trellis else None, symbols, y_hat)
             for pull in pulls(passes, quality_centi / integer.QUALITY_UNITS):
-                slope = self._slope(rgb, y_hat, rows, steps, gray, error_bits)
-                target += pull * (y_hat[:, rows] - trusted(slope.div_(2 * price)) - target)
-                self._settle(bands, target, price, symbols, y_hat)
+                slope = self._slope(rgb, y_hat, rows, steps, gray)
+                target += pull * (y_hat[:, rows] - trusted(slope.div_(2 * error_bits)) - target)
+                self._settle(bands, target, error_bits, symbols, y_hat)
         found = Symbols(
             model_id=self.model.model_id,
             height_px=height_px,
@@ -130,18 +116,26 @@ class Networks:
         return found, y_hat[None]
 
     def _adapted(self, rgb: np.ndarray, quality_centi: int, strength: int, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """y, z and levels that z implies, from those that the z of even quality implies: y is that of the last levels
-        but for what g_a would see of their difference, which is next to nothing."""
+        """y, z, and the levels that this z implies, from the `z` of a picture of even quality.
+
+        g_a is told the levels that `z` implies; what it would make of the little by which the last ones differ is not
+        worth a third analysis.
+        """
         grid = Grid.of(*rgb.shape[:2])
         beyond = (0, 4 * grid.z_width - grid.width, 0, 4 * grid.z_height - grid.height)
-        found = list[Steps]()
-        for _ in range(2):
-            levels = self._levels(grid, z, strength)
-            found.append(self._steps(quality_centi, F.pad(levels[None, None], beyond, mode="replicate")[0, 0]))
-            if len(found) == 1:
-                y = self._latents(rgb, found[0])
-                z = self._hyper_latents(y)
-        return y * (found[1].gain / found[0].gain), z, levels
+
+        def steps(levels: Tensor) -> Steps:
+            return self._steps(quality_centi, F.pad(levels[None, None], beyond, mode="replicate")[0, 0])
+
+        told = steps(self._levels(grid, z, strength))
+        y = self._latents(rgb, told)
+        z = self._hyper_latents(y)
+        levels = self._levels(grid, z, strength)
+        final = steps(levels)
+        for top_px in range(0, 16 * y.shape[2], TILE_PX):
+            window = (top_px, top_px + TILE_PX, 0, 16 * y.shape[3])
+            y[:, :, top_px // 16 : (top_px + TILE_PX) // 16] *= final.within(*window).gain / told.within(*window).gain
+        return y, z, levels
 
     def _levels(self, grid: Grid, z: Tensor, strength: int) -> Tensor:
         """Levels (h, w) of adaptive quality, float64."""
@@ -178,22 +172,12 @@ class Networks:
             symbols[:, rows] = value.cpu().numpy()
             y_hat[:, rows] = centred + mu
 
-    def _slope(
-        self,
-        rgb: np.ndarray,
-        y_hat: Tensor,
-        rows: slice,
-        steps: Steps,
-        gray: bool,
-        error_bits: Tensor,
-    ) -> Tensor:
+    def _slope(self, rgb: np.ndarray, y_hat: Tensor, rows: slice, steps: Steps, gray: bool) -> Tensor:
         """Slope of lmbda times the decoded picture's squared error over rows of y_hat, (M, rows, w) bits a step."""
         halo = HALO_PX // 16
         first, last = max(0, rows.start - halo), rows.stop + halo
         rgb, y_hat = rgb[16 * first : 16 * last], y_hat[:, first:last]
-        # error_bits is in proportion to 1 / gain^2, so this is what a squared error of a pixel in 0..1 is worth.
-        worth = (error_bits * steps.gain[0].square()).mean(0)[None, None]
-        steps, worth = steps.within(16 * first, 16 * last, 0, rgb.shape[1]), _of_pixels(worth, first, last)
+        steps = steps.within(16 * first, 16 * last, 0, rgb.shape[1])
 
         def tile(top: int, bottom: int, left: int, right: int) -> Tensor:
             x = torch.from_numpy(rgb[top:bottom, left:right].copy()).to(self.device).permute(2, 0, 1)[None] / 255
@@ -208,8 +192,8 @@ class Networks:
                 error = x_hat[:, :, : x.shape[2], : x.shape[3]] - x
                 # What lies beyond the picture only fills up the last latents, and may be anything.
                 beyond = (0, x_hat.shape[3] - x.shape[3], 0, x_hat.shape[2] - x.shape[2])
-                price = worth if worth.shape[2] == 1 else worth[:, :, top:bottom, left:right]
-                over_x = error.mul_(2 * price[:, :, : x.shape[2], : x.shape[3]])
+                bits = here.pixel_bits[:, :, : x.shape[2], : x.shape[3]]
+                over_x = error.mul_(2 * bits)
                 over_x = _tinted(F.pad(over_x, beyond) if any(beyond) else over_x, gray)
                 (slope,) = torch.autograd.grad(branch, part, over_x)
                 slope = slope + self.transforms.g_s.linear_slope(over_x)
@@ -232,21 +216,11 @@ class Networks:
         return self._picture(found[None], symbols, self.precision)
 
     def _steps(self, quality_centi: int, levels: Tensor | None = None) -> Steps:
-        """Everywhere the same, or of each position's level (h, w)."""
+        """Everywhere the same, or those of levels (h, w)."""
         centi = torch.tensor([quality_centi], dtype=torch.float64, device=self.device)
         if levels is not None:
             centi = adaptive.quality_at(quality_centi, levels)[None]
-        quality = (centi / integer.QUALITY_UNITS).float()
-        return Steps(quality, self.transforms.gain(quality))
-
-    def _error_bits(self, steps: Steps) -> Tensor:
-        """What a squared error of one step is worth in bits, (M, 1, 1) or (M, h, w): about lmbda * 255^2 / (3 gain^2).
-
-        The loss is bpp + lmbda * MSE with MSE over three channels, and g_s is close to orthonormal.
-        """
-        spec = HyperpriorSpec(**self.model.spec)
-        lmbda = spec.lmbda_min * (spec.lmbda_max / spec.lmbda_min) ** steps.quality
-        return self.model.worth * lmbda * 255**2 / (3 * steps.gain[0].square())
+        return Steps(self.transforms, self.spec, self.model.worth, centi)
 
     def _hyper_latents(self, y: Tensor) -> Tensor:
         """round(h_a) over tiles of y (1, M, 4 hz, 4 wz) in quantiser steps: z (N, hz, wz), integers as float64."""
@@ -270,7 +244,7 @@ class Networks:
             offset, mean = (torch.as_tensor(part) for part in band.hyper(self.h_s, hyper_latents))
             if strength:
                 level = adaptive.levels(strength, offset).long()
-                base = bases[level + adaptive.LEVEL_LIMIT].permute(2, 0, 1)
+                base = bases[:, level + adaptive.LEVEL_LIMIT]
             position = integer.fixed_log2_sigma(base, offset)
             mu = mu_of(position.float(), mean.float())
             index = integer.index_of(position).to(torch.uint8)
@@ -316,13 +290,6 @@ class Networks:
 
         out = tiled(height_px, width_px, tile, out, 1)
         return np.ascontiguousarray(out[0, :, : symbols.height_px, : symbols.width_px].permute(1, 2, 0).cpu().numpy())
-
-
-def _of_pixels(worth: Tensor, first: int, last: int) -> Tensor:
-    """Rows of worth (1, 1, h, w), one for each position, at every pixel; (1, 1, 1, 1) as it is."""
-    if worth.shape[2] == 1 and worth.shape[3] == 1:
-        return worth
-    return worth[:, :, first:last].repeat_interleave(16, 2).repeat_interleave(16, 3)
 
 
 def _regions(bands: Iterator[ScaledBand], width: int, passes: int) -> Iterator[list[ScaledBand]]:

@@ -97,8 +97,8 @@ def scale_position(
     if not strength:
         return integer.fixed_log2_sigma(y_base(model, quality_centi), offset), None
     level = adaptive.levels(strength, offset)
-    rows = adaptive.bases(model, quality_centi)[level.astype(np.int64) + adaptive.LEVEL_LIMIT]
-    return integer.fixed_log2_sigma(rows.transpose(2, 0, 1), offset), level
+    base = adaptive.bases(model, quality_centi)[:, level.astype(np.int64) + adaptive.LEVEL_LIMIT]
+    return integer.fixed_log2_sigma(base, offset), level
 
 
 def entropy_encode(model: FrozenModel, symbols: Symbols) -> bytes:
