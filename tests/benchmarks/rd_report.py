@@ -11,7 +11,7 @@ from functools import cached_property
 from pipeline.errors import MetricError
 from pipeline.metrics.bd import Method, RDCurve, bd_rate
 from tests.benchmarks.conditions import Conditions, table
-from tests.benchmarks.plot import Panel, rd_svg
+from tests.benchmarks.plot import COLOURS, Panel, rd_svg
 from tests.benchmarks.points import Point, Row, as_json
 from tests.benchmarks.speed import Speed
 
@@ -100,10 +100,20 @@ class Result:
 
     def _panel(self, measure: str, field: str) -> Panel:
         curves = {
-            label: [(p.bpp, getattr(p, field)) for p in points if math.isfinite(getattr(p, field))]
-            for label, points in self.curves.items()
+            label: [(p.bpp, getattr(p, field)) for p in self.curves[label] if math.isfinite(getattr(p, field))]
+            for label in self._drawn()
         }
         return Panel(f"{measure}, dB", curves)
+
+    def _drawn(self) -> list[str]:
+        """All curves, or, where there are more of them than colours, of each tuning of cnn the ends of its efforts."""
+        labels = list(self.curves)
+        if len(labels) <= len(COLOURS):
+            return labels
+        by_tuning: dict[str, list[str]] = {}
+        for label in labels:
+            by_tuning.setdefault(label.partition(" tune ")[2] if label.startswith("cnn") else label, []).append(label)
+        return [label for label in labels if any(label in (group[0], group[-1]) for group in by_tuning.values())]
 
 
 def _cells(point: Point) -> dict[str, str]:
