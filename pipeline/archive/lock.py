@@ -32,6 +32,7 @@ RUNNING, FINISHED, FAILED, DIED = "running", "finished", "failed", "died"
 _PACKAGES = ("shardpress", "ray", "torch", "pyarrow", "s3fs", "pillow", "numpy", "imagecodecs", "constriction")
 Record = dict[str, Any]
 _TRIES, _PAUSE_S = 20, 0.2
+_ended = set[str]()  # tokens of runs of this process that are over, whatever a store that was away says of them
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -62,6 +63,7 @@ class RunLock:
         self._record["status"] = FINISHED if error is None else FAILED
         self._record["error"] = None if error is None else storage.redact(f"{type(error).__name__}: {error}")
         self._record["ended_at"] = _now()
+        _ended.add(self._claim["token"])
         try:
             self._write()
         except StorageError:
@@ -141,7 +143,7 @@ def _tidy(archive: str, number: int, previous: Record | None) -> None:
 
 
 def _alive(record: Mapping[str, Any]) -> bool:
-    if record["status"] != RUNNING:
+    if record["status"] != RUNNING or record.get("token") in _ended:
         return False
     here = machine.process_alive(record)
     return _age_s(record) < STALE_S if here is None else here

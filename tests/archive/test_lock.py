@@ -18,7 +18,7 @@ import pytest
 
 from pipeline import storage
 from pipeline.archive import Archive, audit, create_or_open, lock, plan, sweep
-from pipeline.errors import ArchiveError
+from pipeline.errors import ArchiveError, StorageError
 from tests.archive.made import SPEC, commit_files, items
 from tests.conftest import ACCESS_KEY, SECRET_KEY, S3Server
 
@@ -186,3 +186,19 @@ def test_sweep_removes_old_litter_only_and_never_during_a_run(local: Archive, mo
     removed = sweep(local, "sweep-3", grace_s=0)
     assert [uri.rsplit("/", 1)[-1] for uri in removed] == [f"part-{parts[0]}.parquet", ".tmp-dead"]
     assert audit(local) == []
+
+
+def test_a_run_of_this_process_that_could_not_say_that_it_ended_holds_nothing(
+    local: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise StorageError("the store is away")
+
+    held = local.run_lock("night-1", {})
+    held.__enter__()
+    monkeypatch.setattr(lock.RunLock, "_write", away)
+    held.__exit__(RuntimeError, RuntimeError("the first error"), None)
+    monkeypatch.undo()
+    assert lock.holder(local.uri) is None
+    with local.run_lock("night-2", {}):
+        pass

@@ -16,8 +16,9 @@ def codec() -> Hyperprior:
 
 @pytest.mark.parametrize("kind", rate_control.TARGETS)
 def test_targets_are_met_within_tolerance_in_six_passes(codec, kind) -> None:
+    # Where few symbols make a picture, how they happen to fall moves PSNR by as much as the tolerance.
     for target in rate_control.TARGETS[kind]:
-        found = rate_control.hit(codec, kind, target, photo(200, 310))
+        found = rate_control.hit(codec, kind, target, photo(400, 560))
         assert found.passes <= 6
         assert found.miss is None or abs(found.miss) <= rate_control.TOLERANCE[kind]
 

@@ -114,12 +114,12 @@ def test_the_metrics_of_analysis_are_those_of_the_decoded_payload(codec):
 
 
 def test_tiles_leave_no_seam(codec, monkeypatch):
-    """Tiled and whole, the picture differs by one level at most, and symbols but for a rare rounding tie."""
+    """Tiled and whole, the picture differs by one level at most, and symbols but for a rare tie along the trellis."""
     rgb = np.concatenate([photo(400, 400), photo(400, 400)[:, ::-1]], axis=1)
     whole, x_hat = codec.networks.analyse(rgb, 6000, gray=False)
     monkeypatch.setattr(tiles, "TILE_PX", 256)
     tiled, _ = codec.networks.analyse(rgb, 6000, gray=False)
-    assert np.abs(whole.y - tiled.y).max() <= 1
+    assert np.abs(whole.y - tiled.y).max() <= 2  # another parity, and the other quantiser with it
     assert (whole.y != tiled.y).mean() < 1e-3
     same = codec.networks.synthesise(whole)
     assert np.abs(same.astype(int) - x_hat).max() <= 1

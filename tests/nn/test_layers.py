@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.nn.layers import FromPixels, ToPixels, asinh
+from pipeline.nn.layers import FromPixels, QualityTable, ToPixels, asinh
 
 
 def test_asinh_is_as_accurate_as_that_of_torch_over_its_range():
@@ -31,3 +31,12 @@ def test_patches_are_those_of_pixel_shuffle(side, layout):
     y.requires_grad_()
     (slope,) = torch.autograd.grad(leave(y), y, x)
     torch.testing.assert_close(leave.adjoint(x), slope)
+
+
+@pytest.mark.parametrize("shape", [(3,), (1, 4, 5)])
+def test_what_follows_from_quality_is_the_same_in_bf16(shape):
+    """Encoders run their networks in bf16 and decoders do not, and both must mean the same gain."""
+    table, quality = QualityTable(torch.randn(9, 7)), torch.rand(shape)
+    exact = table(quality)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(table(quality), exact)
