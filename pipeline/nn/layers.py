@@ -127,8 +127,7 @@ class FromPixels(nn.Conv2d):
         self.side = side
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = _by_rows(self.weight.transpose(0, 1), self.side).transpose(0, 1)
-        return F.conv2d(_patches(x, self.side), weight, self.bias)
+        return F.conv2d(_patches(x, self.side), _by_rows(self.weight, self.side, 1), self.bias)
 
 
 class ToPixels(nn.Conv2d):
@@ -161,9 +160,9 @@ def _patches(x: Tensor, side: int) -> Tensor:
     return rows.transpose(2, 3).reshape(batch, height // side, width // side, side**2 * channels).permute(0, 3, 1, 2)
 
 
-def _by_rows(weight: Tensor, side: int) -> Tensor:
-    """The first axis of `weight` from the order of `F.pixel_unshuffle` to that of `_patches`."""
-    return weight.unflatten(0, (-1, side**2)).transpose(0, 1).flatten(0, 1)
+def _by_rows(weight: Tensor, side: int, axis: int = 0) -> Tensor:
+    """An axis of `weight` from the order of `F.pixel_unshuffle` to that of `_patches`."""
+    return weight.unflatten(axis, (-1, side**2)).transpose(axis, axis + 1).flatten(axis, axis + 1)
 
 
 class QualityTable(nn.Module):
@@ -186,7 +185,7 @@ class QualityTable(nn.Module):
         weights = (1 - (position[..., None] - grid).abs()).clamp_min(0)
         # In bf16 a gain is off by up to one in 500, in every position alike, and encoder and decoder differ.
         with torch.autocast(quality.device.type, enabled=False):
-            found = weights @ self.table.float()
+            found = weights @ self.table
         return found[:, :, None, None] if quality.dim() == 1 else found.permute(0, 3, 1, 2)
 
 

@@ -192,8 +192,7 @@ class Networks:
                 error = x_hat[:, :, : x.shape[2], : x.shape[3]] - x
                 # What lies beyond the picture only fills up the last latents, and may be anything.
                 beyond = (0, x_hat.shape[3] - x.shape[3], 0, x_hat.shape[2] - x.shape[2])
-                bits = here.pixel_bits[:, :, : x.shape[2], : x.shape[3]]
-                over_x = error.mul_(2 * bits)
+                over_x = error.mul_(2 * here.pixel_bits(x.shape[2], x.shape[3]))
                 over_x = _tinted(F.pad(over_x, beyond) if any(beyond) else over_x, gray)
                 (slope,) = torch.autograd.grad(branch, part, over_x)
                 slope = slope + self.transforms.g_s.linear_slope(over_x)

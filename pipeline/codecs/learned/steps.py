@@ -37,9 +37,13 @@ class Steps:
         return replace(self, centi=self.centi[:, rows, cols])
 
     @cached_property
+    def _share(self) -> Tensor:
+        return self.centi / QUALITY_UNITS
+
+    @cached_property
     def quality(self) -> Tensor:
         """In [0, 1], float32, as networks take it."""
-        return (self.centi / QUALITY_UNITS).float()
+        return self._share.float()
 
     @cached_property
     def gain(self) -> Tensor:
@@ -55,16 +59,15 @@ class Steps:
         bits = self._unit_bits if self.everywhere else self._unit_bits[0]
         return bits / (3 * self.gain[0].square())
 
-    @property
-    def pixel_bits(self) -> Tensor:
-        """What a squared error of a pixel in [0, 1] is worth in bits, (1, 1, 1, 1) or (1, 1, 16 h, 16 w)."""
+    def pixel_bits(self, height_px: int, width_px: int) -> Tensor:
+        """What a squared error of a pixel in [0, 1] is worth in bits, (1,) or (1, 1, height_px, width_px)."""
         bits = self._unit_bits / 3
         if self.everywhere:
-            return bits.view(1, 1, 1, 1)
-        return bits[:, None].repeat_interleave(16, 2).repeat_interleave(16, 3)
+            return bits
+        return bits[:, None].repeat_interleave(16, 2).repeat_interleave(16, 3)[:, :, :height_px, :width_px]
 
     @cached_property
     def _unit_bits(self) -> Tensor:
         """lmbda * 255^2, times what the model adds to it."""
         low, high = self.spec.lmbda_min, self.spec.lmbda_max
-        return (self.worth * low * (high / low) ** (self.centi / QUALITY_UNITS) * 255**2).float()
+        return (self.worth * low * 255**2 * (high / low) ** self._share).float()
