@@ -98,6 +98,8 @@ class FrozenTransforms(nn.Module):
         floats = {k: torch.from_numpy(v.astype(np.float32)) for k, v in arrays.items() if k.startswith(FLOAT_PARTS)}
         self.load_state_dict(floats)
         self.requires_grad_(False).eval()
+        for layer in (self.g_a.klt, self.g_a.stem, self.g_s.klt, self.g_s.head):
+            layer.settle()
 
     def gain(self, quality: Tensor) -> Tensor:
         """(B,) in [0, 1] to (B, M, 1, 1)."""

@@ -41,9 +41,8 @@ LIMITS = {
         "thousand calls of Python an image": 11.0,
         # 760 before asinh and the shuffles at the picture's end became several cheap operators, and quantising sparse:
         # a fifth less time. 880 before the trellis, whose candidates are found by some 100 operators, 1,100 before it
-        # was searched twice, blocks had limits, and torch took over the products of h_s from NumPy; 1,700 before
-        # weights were brought into the order of rows of patches: some 60 views, and 6 % less time to decode.
-        "operators of torch an image": 1750,
+        # was searched twice, blocks had limits, and torch took over the products of h_s from NumPy.
+        "operators of torch an image": 1700,
         # 34.5 before g_a had six blocks.
         "kMAC of torch a pixel": 39.5,
         "bytes sent on a pixel": 0.27,

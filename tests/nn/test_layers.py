@@ -31,6 +31,11 @@ def test_patches_are_those_of_pixel_shuffle(side, layout):
     y.requires_grad_()
     (slope,) = torch.autograd.grad(leave(y), y, x)
     torch.testing.assert_close(leave.adjoint(x), slope)
+    before = enter(x), leave(y), leave.adjoint(x)
+    names = leave.state_dict().keys()
+    enter.settle(), leave.settle()
+    assert all(map(torch.equal, before, (enter(x), leave(y), leave.adjoint(x))))
+    assert leave.state_dict().keys() == names
 
 
 @pytest.mark.parametrize("shape", [(3,), (1, 4, 5)])
