@@ -9,16 +9,20 @@ from tests.benchmarks import rate_control
 from tests.contracts.codec import photo
 
 
+SMALL = [("psnr_db", (200, 310)), ("bpp", (200, 310))]
+
+
 @pytest.fixture(scope="module")
 def codec() -> Hyperprior:
     return Hyperprior()
 
 
-@pytest.mark.parametrize("kind", rate_control.TARGETS)
-def test_targets_are_met_within_tolerance_in_six_passes(codec, kind) -> None:
-    # Where few symbols make a picture, how they happen to fall moves PSNR by as much as the tolerance.
+# How few symbols fall moves 0.06 MPix by as much as the tolerance of MS-SSIM: 1 in 100 targets is missed there, 0.95 by
+# 0.002 (training/LOG.md, "gains in bf16").
+@pytest.mark.parametrize(("kind", "size"), [*((kind, (400, 560)) for kind in rate_control.TARGETS), *SMALL])
+def test_targets_are_met_within_tolerance_in_six_passes(codec, kind, size) -> None:
     for target in rate_control.TARGETS[kind]:
-        found = rate_control.hit(codec, kind, target, photo(400, 560))
+        found = rate_control.hit(codec, kind, target, photo(*size))
         assert found.passes <= 6
         assert found.miss is None or abs(found.miss) <= rate_control.TOLERANCE[kind]
 

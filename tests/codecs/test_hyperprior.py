@@ -119,8 +119,10 @@ def test_tiles_leave_no_seam(codec, monkeypatch):
     whole, x_hat = codec.networks.analyse(rgb, 6000, gray=False)
     monkeypatch.setattr(tiles, "TILE_PX", 256)
     tiled, _ = codec.networks.analyse(rgb, 6000, gray=False)
-    assert np.abs(whole.y - tiled.y).max() <= 2  # another parity, and the other quantiser with it
-    assert (whole.y != tiled.y).mean() < 1e-3
+    apart = np.abs(whole.y - tiled.y)
+    assert apart.max() <= 2  # of the other parity, and the next of the other quantiser
+    assert (apart > 0).mean() < 3e-4
+    assert (apart > 1).mean() < 1e-5
     same = codec.networks.synthesise(whole)
     assert np.abs(same.astype(int) - x_hat).max() <= 1
 
