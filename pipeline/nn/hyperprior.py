@@ -67,7 +67,7 @@ def loss_curvature(
     That of `losses.rd_loss` where latents are orthonormal, times what it measured lower for trained ones. The loss of
     the first `synthetic` pictures is bounded, and has hardly any.
     """
-    lmbda = spec.lmbda_min * (spec.lmbda_max / spec.lmbda_min) ** quality
+    lmbda = spec.lmbda(quality)
     squared_error = spec.loss_scale(lmbda) * lmbda * 255**2 / math.prod(shape)
     curvature = 2 * CURVATURE * squared_error[:, None, None, None] / gain.detach().square()
     return F.pad(curvature[synthetic:], (0, 0, 0, 0, 0, 0, synthetic, 0)) if synthetic else curvature
@@ -85,7 +85,7 @@ class MeanScaleHyperprior(nn.Module):
         self.h_a = HyperAnalysis(spec.latent, spec.hyper_width, spec.hyper)
         self.h_s = HyperSynthesis(spec.latent, spec.hyper_width, spec.hyper)
         anchors = torch.linspace(0, 1, spec.anchors)
-        lmbda = spec.lmbda_min * (spec.lmbda_max / spec.lmbda_min) ** anchors
+        lmbda = spec.lmbda(anchors)
         # The best uniform step for a Laplacian source at these rates: step^2 = 26 / lmbda, in 8-bit units.
         log2_gain = torch.log2(255 * torch.sqrt(lmbda / 26))[:, None].expand(-1, spec.latent)
         self.log2_gain = QualityTable(log2_gain)

@@ -42,10 +42,10 @@ class _Spec:
             if isinstance(value, int | float) and not low <= value <= high:
                 raise ConfigError(f"run.model.{name} is {value}; expected {low:g} to {high:g}")
 
-    def lmbda(self, quality: float) -> float:
-        """The rate-distortion trade-off at `quality` in [0, 1]: bpp + lmbda * MSE on 0..255."""
+    def lmbda(self, quality: Any) -> Any:
+        """The rate-distortion trade-off at `quality` in [0, 1], a float or a tensor: bpp + lmbda * MSE on 0..255."""
         low, high = self.lmbda_min, self.lmbda_max  # type: ignore[attr-defined]
-        return float(low * (high / low) ** quality)
+        return low * (high / low) ** quality
 
     def loss_scale(self, lmbda: Any) -> Any:
         """Weight of a picture's loss: rate grows like lmbda^0.5, and what counts is relative rate, as in BD-rate."""

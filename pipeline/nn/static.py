@@ -109,7 +109,7 @@ class StaticCompressor(nn.Module):
         super().__init__()
         self.spec, self.shard = spec, (0, 1)
         self.g_a, self.g_s = StaticAnalysis(spec), StaticSynthesis(spec)
-        lmbda = spec.lmbda_min * (spec.lmbda_max / spec.lmbda_min) ** torch.linspace(0, 1, spec.anchors)
+        lmbda = spec.lmbda(torch.linspace(0, 1, spec.anchors))
         log2_gain = torch.log2(255 * torch.sqrt(lmbda / 26))[:, None].expand(-1, spec.latent)
         self.log2_gain, self.log2_base = QualityTable(log2_gain), QualityTable(log2_gain)
 

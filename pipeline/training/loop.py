@@ -56,7 +56,7 @@ def rd_loss(
     bpp = (out.y_bits + out.z_bits) / (x.shape[-1] * x.shape[-2])
     mse = losses.mse(out.x_hat, x)
     cost = mse if distortion is losses.mse else distortion(out.x_hat, x)
-    lmbda = spec.lmbda_min * (spec.lmbda_max / spec.lmbda_min) ** quality
+    lmbda = spec.lmbda(quality)
     each = spec.loss_scale(lmbda) * (bpp + lmbda * cost)
     if synthetic:
         odd = each[:synthetic]
@@ -231,7 +231,7 @@ class Trainer:
     def _fooling(self, x_hat: Tensor, quality: Tensor) -> Tensor:
         """What looking made costs, weighted like every other distortion."""
         spec = self._sizes
-        lmbda = spec.lmbda_min * (spec.lmbda_max / spec.lmbda_min) ** quality
+        lmbda = spec.lmbda(quality)
         complaint = self.adversary.complaint(x_hat)  # type: ignore[union-attr]
         return (spec.loss_scale(lmbda) * lmbda * complaint).mean()
 

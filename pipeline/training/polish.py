@@ -107,7 +107,7 @@ def _x_hat(model: MeanScaleHyperprior, coded: Coded) -> Tensor:
 
 def _loss(model: MeanScaleHyperprior, coded: Coded) -> Tensor:
     """The part of `loop.rd_loss` that g_s has a say in."""
-    lmbda = model.spec.lmbda_min * (model.spec.lmbda_max / model.spec.lmbda_min) ** coded.quality
+    lmbda = model.spec.lmbda(coded.quality)
     with torch.autocast("cpu", torch.bfloat16):
         x_hat = _x_hat(model, coded)
     mse = 255**2 * (x_hat.float() - coded.x.float() / 255).square().flatten(1).mean(1)

@@ -8,7 +8,6 @@ from pipeline.codecs.learned.hyperprior import Hyperprior
 from tests.benchmarks import rate_control
 from tests.contracts.codec import photo
 
-
 SMALL = [("psnr_db", (200, 310)), ("bpp", (200, 310))]
 
 

@@ -69,5 +69,4 @@ class Steps:
     @cached_property
     def _unit_bits(self) -> Tensor:
         """lmbda * 255^2, times what the model adds to it."""
-        low, high = self.spec.lmbda_min, self.spec.lmbda_max
-        return (self.worth * low * 255**2 * (high / low) ** self._share).float()
+        return (self.worth * 255**2 * self.spec.lmbda(self._share)).float()
