@@ -10,7 +10,10 @@ import pytest
 from PIL import Image
 
 from tests.benchmarks import points, rd
-from tests.benchmarks.plot import Panel, rd_svg
+from tests.benchmarks.conditions import Conditions
+from tests.benchmarks.plot import COLOURS, Panel, rd_svg
+from tests.benchmarks.points import Point
+from tests.benchmarks.rd_report import Result
 
 VTM = Path(__file__).parent / "published" / "vtm_kodak.json"
 
@@ -80,3 +83,27 @@ def test_ten_curves_have_colours_of_their_own_and_a_legend_within_the_plot() -> 
     assert len({each.get("fill") for each in texts}) == 10
     assert len({each.get("y") for each in texts}) == 2
     assert max(float(each.get("x", "0")) + 7.2 * len(each.text or "") for each in texts) < float(svg.get("width", "0"))
+
+
+def test_each_effort_and_tuning_is_a_curve_of_its_own():
+    found = points.settings_of("cnn", [0, 3], 4, tunes=["psnr", "ms-ssim"])
+    asked = {one.label: (json.loads(one.spec)["effort"], json.loads(one.spec)["tune"]) for one in found}
+    assert asked == {
+        "cnn effort 0": (0, "psnr"),
+        "cnn effort 3": (3, "psnr"),
+        "cnn effort 0 tune ms-ssim": (0, "ms-ssim"),
+        "cnn effort 3 tune ms-ssim": (3, "ms-ssim"),
+    }
+
+
+def test_where_curves_are_many_the_plot_shows_the_ends_of_efforts():
+    efforts = [f"cnn effort {effort}{tune}" for tune in ("", " tune ms-ssim") for effort in (0, 1, 2, 3, 6)]
+    curve = [Point(10.0 * k, 0.1 * k, 30.0 + k, 0.9, 10.0 + k) for k in range(1, 5)]
+    labels = [*efforts, "jpeg", "avif", "vtm"]
+    assert len(labels) > len(COLOURS)
+    where = Conditions("", "", "", "", "", "")
+    drawn = Result(where, dict.fromkeys(labels, curve), {}, []).svg()
+    kept = ["cnn effort 0", "cnn effort 6", "cnn effort 0 tune ms-ssim", "cnn effort 6 tune ms-ssim", *labels[-3:]]
+    assert [label for label in labels if f">{label}</text>" in drawn] == kept
+    few = Result(where, dict.fromkeys(labels[:5], curve), {}, []).svg()
+    assert all(f">{label}</text>" in few for label in labels[:5])

@@ -106,7 +106,7 @@ def _reduced(codec: Hyperprior, how: Reducing, picture: Picture, full: Found | N
         return len(codec.entropy_encode(symbols))
 
     def analyse(centi: int) -> Found:
-        symbols, x_hat = codec.networks.analyse(small.rgb, centi, small.gray, codec.effort, codec.strength)
+        symbols, x_hat = codec.networks.analyse(small.rgb, centi, small.gray, codec.effort)
         symbols = replace(symbols, reduced=note)
         found = symbols, restored(codec, symbols, note, x_hat)
         # More bytes and still not good enough: a better one would take yet more.
