@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
-    from pipeline.nn.spec import ModelSpec
     from pipeline.sources.base import Source
     from pipeline.training.log import Log
     from pipeline.training.loop import Trainer
@@ -109,8 +108,11 @@ def shown() -> Iterator[Log]:
 
 def polished(
     spec: TrainSpec, trainer: Trainer, data: bytes, photos: list[np.ndarray], card: dict[str, Any]
-) -> tuple[ModelSpec, dict[str, Tensor]]:
-    """Spec and state of the model with a decoder that knows what is sent; `card` is told what that brought."""
+) -> tuple[dict[str, Tensor], dict[str, np.ndarray]]:
+    """The state of the model with a decoder that knows what is sent, and that decoder in integers.
+
+    `card` is told what that brought.
+    """
     from pipeline.codecs.learned import weights
     from pipeline.nn.spec import HyperpriorSpec
     from pipeline.training.polish import polish
@@ -118,9 +120,10 @@ def polished(
     assert isinstance(spec.model, HyperpriorSpec)  # TrainSpec takes polish_steps for no other
     steps, crops = spec.polish_steps, spec.polish_crops
     with shown() as show:
-        found = polish(spec.model, trainer.ema.weights, weights.parse(data), photos, steps, crops, log=show)
-    card["polish"] = {"steps": steps, "crops": crops, "psnr_db": [round(found.before_db, 3), round(found.after_db, 3)]}
-    return spec.model, found.state
+        model, compiled = weights.parse(data), spec.compile
+        found = polish(spec.model, trainer.ema.weights, model, photos, steps, crops, compiled=compiled, log=show)
+    card["polish"] = {"steps": steps, "crops": crops, "psnr_db": [round(value, 3) for value in found.psnr_db]}
+    return found.state, found.arrays
 
 
 def _recipe(settings: TrainConfig) -> dict[str, Any]:
@@ -159,7 +162,8 @@ def export(settings: TrainConfig, trainer: Trainer, photos: list[np.ndarray]) ->
     calibration = photos[: settings.calibration_photos]
     data = exported(settings.run.model, trainer.ema.weights, calibration, card)
     if settings.run.polish_steps:
-        data = exported(*polished(settings.run, trainer, data, photos, card), calibration, card)
+        state, arrays = polished(settings.run, trainer, data, photos, card)
+        data = exported(settings.run.model, state, calibration, card, arrays)
     path = Path(settings.out) / f"{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
     path.write_bytes(data)
     return path

@@ -15,6 +15,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -158,9 +159,17 @@ def index_of(position: Array) -> Array:
 
 
 def sigma_of(position: Array) -> Array:
-    """sigma = 2^log2_sigma of a fixed-point position; float, used for means only, never for tables."""
-    exponent = position * (0.5**SCALE_BITS / INDEX_STEPS_PER_OCTAVE) + LOG2_SIGMA_MIN
-    return np.exp2(exponent) if isinstance(exponent, np.ndarray) else exponent.exp2()
+    """sigma = 2^log2_sigma of a fixed-point position, float32; used for means only, never for tables."""
+    if isinstance(position, np.ndarray):
+        return sigmas()[_as_index(position)]
+    return position.new_tensor(sigmas()).index_select(0, position.reshape(-1).int()).view(position.shape)
+
+
+@cache
+def sigmas() -> np.ndarray:
+    """sigma at every position, float32: looked up, for no two libraries agree in the last bit of exp2."""
+    positions = np.arange((INDEX_COUNT - 1 << SCALE_BITS) + 1)
+    return np.exp2(positions / (INDEX_STEPS_PER_OCTAVE << SCALE_BITS) + LOG2_SIGMA_MIN).astype(np.float32)
 
 
 def sigma_of_index(index: int) -> float:

@@ -125,11 +125,11 @@ class _OfPixels(nn.Conv2d):
     axis: int
 
     def settle(self) -> None:
-        self.register_buffer("settled", _by_rows(self.weight.detach(), self.side, self.axis), persistent=False)
+        self.register_buffer("settled", by_rows(self.weight.detach(), self.side, self.axis), persistent=False)
 
     def by_rows(self) -> Tensor:
         settled = self._buffers.get("settled")
-        return _by_rows(self.weight, self.side, self.axis) if settled is None else settled
+        return by_rows(self.weight, self.side, self.axis) if settled is None else settled
 
 
 class FromPixels(_OfPixels):
@@ -151,7 +151,7 @@ class ToPixels(_OfPixels):
         self.side, self.axis = side, 0
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else _by_rows(self.bias, self.side)
+        bias = None if self.bias is None else by_rows(self.bias, self.side)
         patches = F.conv2d(x, self.by_rows(), bias)
         batch, _, height, width = patches.shape
         rows = patches.permute(0, 2, 3, 1).reshape(batch, height, width, self.side, 3 * self.side)
@@ -170,7 +170,7 @@ def _patches(x: Tensor, side: int) -> Tensor:
     return rows.transpose(2, 3).reshape(batch, height // side, width // side, side**2 * channels).permute(0, 3, 1, 2)
 
 
-def _by_rows(weight: Tensor, side: int, axis: int = 0) -> Tensor:
+def by_rows(weight: Tensor, side: int, axis: int = 0) -> Tensor:
     """An axis of `weight` from the order of `F.pixel_unshuffle` to that of `_patches`."""
     return weight.unflatten(axis, (-1, side**2)).transpose(axis, axis + 1).flatten(axis, axis + 1)
 

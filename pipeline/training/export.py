@@ -6,7 +6,7 @@ fit: the histogram of symbols under each scale index, on training photos, smooth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -36,8 +36,16 @@ SKIP_BELOW = 6
 MEAN_TOLERANCE, SCALE_TOLERANCE = 0.02, 0.02
 
 
-def export(spec: ModelSpec, state: dict[str, Tensor], photos: Sequence[np.ndarray], card: dict[str, Any]) -> bytes:
+def export(
+    spec: ModelSpec,
+    state: dict[str, Tensor],
+    photos: Sequence[np.ndarray],
+    card: dict[str, Any],
+    decoder: Mapping[str, np.ndarray] | None = None,
+) -> bytes:
     """The bytes of the model file of `state` (EMA weights); `photos` (H, W, 3) uint8 fit the tables.
+
+    `decoder` are the arrays of g_s in integers, as `polish` gives them; without, pictures are decoded in floats.
 
     Raises:
         TrainingError: what the integers and stored weights give strays from what the float model gives; the bounds
@@ -52,7 +60,7 @@ def export(spec: ModelSpec, state: dict[str, Tensor], photos: Sequence[np.ndarra
         return static_export.export(model, photos, card)
     if not model.calibrated:
         model.calibrate(Crops(photos, 0).batch)
-    arrays = models.frozen(model) | {"tables.shifts": shifts()}
+    arrays = models.frozen(model) | {"tables.shifts": shifts()} | dict(decoder or {})
     logistic = freeze_tables([logistic_pmf(s, reach_of(s)) for s in sigmas()])
     meta = {"spec": spec.to_json(), "skip_below": 0, "card": card, "refinement": {"worth": 1.0}}
     first = weights.parse(weights.serialise(arrays | table_arrays(logistic), meta))

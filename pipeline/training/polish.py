@@ -1,15 +1,15 @@
-"""Polish: the decoder learns what the encoder really sends.
+"""Polish: the decoder becomes one of integers, and learns what the encoder really sends.
 
 Training rounds latents; the encoder then weighs bits against errors (`codecs.learned.quantise`), which leaves fewer and
-smaller symbols. Here everything that decides symbols is frozen, crops are coded once as by default, and g_s alone is
-fitted to what came of them.
+smaller symbols. Here everything that decides symbols is frozen, crops are coded once as by default, and g_s alone, with
+factors rounded as `nn.exact` will have them (`training.quantised`), is fitted to what came of them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,17 +22,24 @@ from pipeline.nn import integer
 from pipeline.nn.hyperprior import MeanScaleHyperprior
 from pipeline.nn.spec import HyperpriorSpec
 from pipeline.training.data import Crops
+from pipeline.training.quantised import QuantisedSynthesis
 
-CROP_PX, BATCH, CLIP_NORM, WARMUP_STEPS = 256, 8, 0.2, 20
-HELD_PHOTO, HELD_CROPS = 16, 32
+CROP_PX, BATCH, CLIP_NORM, WARMUP_STEPS = 256, 8, 0.5, 50
+BETAS, UNIT_LR = (0.9, 0.99), 3.0
+"""Of Adam; logarithms of units learn so many times as fast as weights do."""
+OBSERVED_CROPS = 400
+HELD_PHOTO, HELD_CROPS = 16, 96
 
 
 class Polished(NamedTuple):
-    """The new state of the model, and the mean PSNR (dB) of held-out crops before and after."""
+    """The new state of the model and the arrays of its integer decoder.
+
+    `psnr_db` are of held-out crops, means in dB: with the float network before, rounded before, and rounded after.
+    """
 
     state: dict[str, Tensor]
-    before_db: float
-    after_db: float
+    arrays: dict[str, np.ndarray]
+    psnr_db: tuple[float, float, float]
 
 
 class Coded(NamedTuple):
@@ -55,6 +62,7 @@ def polish(
     crops: int,
     lr: float = 3e-4,
     seed: int = 0,
+    compiled: bool = False,
     log: Callable[[dict[str, float]], None] = lambda record: None,
 ) -> Polished:
     """Fit g_s of `state` to `crops` crops of `photos`, coded by `frozen`, the same model with fitted tables.
@@ -65,24 +73,35 @@ def polish(
     model.load_state_dict({name: value.float().cpu() for name, value in state.items()})
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.requires_grad_(False)
-    learning = [p.requires_grad_() for name, p in model.g_s.named_parameters() if "klt" not in name]
+    weights = [p.requires_grad_() for name, p in model.g_s.named_parameters() if "klt" not in name]
     shown = [photo for k, photo in enumerate(photos) if k % HELD_PHOTO] or photos
     coded = _coded(model, frozen, shown, crops, seed)
     held = _coded(model, frozen, photos[::HELD_PHOTO], HELD_CROPS, seed)
-    optimizer = torch.optim.Adam(learning, lr=lr)
+    before = _psnr_db(model.g_s, held)
+    quantised = QuantisedSynthesis(model.g_s)
+    observed = (coded.at(slice(k, k + BATCH)) for k in range(0, min(crops, OBSERVED_CROPS), BATCH))
+    quantised.observe((_latents(part), part.quality) for part in observed)
+    rounded = _psnr_db(quantised, held)
+    units = list(quantised.log_units.parameters())
+    groups: list[dict[str, Any]] = [{"params": weights}, {"params": units}]
+    optimizer = torch.optim.Adam(groups, betas=BETAS)
+    branch = torch.compile(quantised.branch) if compiled else quantised.branch
     draw = np.random.default_rng(seed)
-    before = _psnr_db(model, held)
     for step in range(steps):
-        warm = min(1.0, (step + 1) / WARMUP_STEPS)
-        optimizer.param_groups[0]["lr"] = lr * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
-        loss = _loss(model, coded.at(draw.choice(crops, min(BATCH, crops), replace=False).tolist()))
+        rate = lr * min(1.0, (step + 1) / WARMUP_STEPS) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        for group, share in zip(optimizer.param_groups, (1.0, UNIT_LR), strict=True):
+            group["lr"] = share * rate
+        part = coded.at(draw.choice(crops, min(BATCH, crops), replace=False).tolist())
+        loss = _loss(model, branch, part)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(learning, CLIP_NORM)
+        torch.nn.utils.clip_grad_norm_([*weights, *units], CLIP_NORM)
         optimizer.step()
         if (step + 1) % 50 == 0:
             log({"polish_step": step + 1, "loss": round(loss.item(), 4)})
-    return Polished({k: v.detach() for k, v in model.state_dict().items()}, before, _psnr_db(model, held))
+    arrays = quantised.arrays(model.log2_gain.table.detach())
+    found = {k: v.detach() for k, v in model.state_dict().items()}
+    return Polished(found, arrays, (before, rounded, _psnr_db(quantised, held)))
 
 
 @torch.no_grad()
@@ -100,24 +119,26 @@ def _coded(
     return Coded(x.permute(0, 3, 1, 2), torch.cat(y_hat), quality)
 
 
-def _x_hat(model: MeanScaleHyperprior, coded: Coded) -> Tensor:
-    y_hat = coded.y_hat.float().contiguous(memory_format=torch.channels_last)
-    return model.g_s(y_hat, coded.quality)
+def _latents(coded: Coded) -> Tensor:
+    return coded.y_hat.float().contiguous(memory_format=torch.channels_last)
 
 
-def _loss(model: MeanScaleHyperprior, coded: Coded) -> Tensor:
+def _loss(model: MeanScaleHyperprior, branch: Callable[[Tensor, Tensor], Tensor], coded: Coded) -> Tensor:
     """The part of `loop.rd_loss` that g_s has a say in."""
-    lmbda = model.spec.lmbda(coded.quality)
+    lmbda, y_hat = model.spec.lmbda(coded.quality), _latents(coded)
+    with torch.no_grad():
+        missing = coded.x / 255 - model.g_s.linear(y_hat)
     with torch.autocast("cpu", torch.bfloat16):
-        x_hat = _x_hat(model, coded)
-    mse = 255**2 * (x_hat.float() - coded.x.float() / 255).square().flatten(1).mean(1)
+        found = branch(y_hat, coded.quality)
+    mse = 255**2 * (found.float() - missing).square().flatten(1).mean(1)
     return (model.spec.loss_scale(lmbda) * lmbda * mse).mean()
 
 
 @torch.no_grad()
-def _psnr_db(model: MeanScaleHyperprior, coded: Coded) -> float:
-    model.eval()
-    x_hat = (_x_hat(model, coded) * 255).round().clamp(0, 255)
-    model.train()
-    mse = (x_hat - coded.x.float()).square().flatten(1).mean(1).clamp_min(1e-3)
-    return float((10 * torch.log10(255**2 / mse)).mean())
+def _psnr_db(g_s: Callable[[Tensor, Tensor], Tensor], coded: Coded) -> float:
+    parts = (coded.at(slice(k, k + BATCH)) for k in range(0, len(coded.x), BATCH))
+    errors = [
+        ((g_s(_latents(part), part.quality) * 255).round().clamp(0, 255) - part.x).square().flatten(1).mean(1)
+        for part in parts
+    ]
+    return float((10 * torch.log10(255**2 / torch.cat(errors).clamp_min(1e-3))).mean())

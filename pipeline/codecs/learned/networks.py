@@ -2,7 +2,7 @@
 
 g_a and g_s run in tiles whose halo covers their receptive field, so that memory is bounded and there are no seams;
 h_s runs in the same integer arithmetic as in the entropy coder, on whatever device the rest is on. The decoder
-computes in fp32; the encoder may use bf16 for its CNN branches, for what it finds is sent.
+computes in integers, or fp32; the encoder may use bf16 for its CNN branches, for what it finds is sent.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pipeline.codecs.learned import adaptive
 from pipeline.codecs.learned.quantise import PASSES, Quantiser, pulls, trusted
 from pipeline.codecs.learned.steps import Steps
 from pipeline.codecs.learned.symbols import Grid, mu_of, y_base
+from pipeline.codecs.learned.synthesis import Synthesis, tinted
 from pipeline.codecs.learned.tiles import HALO_PX, TILE_PX, has_fast_bf16, pick_device, tiled
 from pipeline.codecs.learned.trellis import TrellisQuantiser
 from pipeline.codecs.learned.weights import FrozenModel
@@ -47,6 +48,7 @@ class Networks:
         transforms = FrozenTransforms(spec, dict(model.arrays))
         self.transforms = transforms.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.bf16 = self.device.type == "cuda" or has_fast_bf16()
+        self.synthesis = Synthesis(model, spec, self.transforms, self.device, self.bf16)
         self.quantiser = Quantiser(model, self.device)
         self.trellis = TrellisQuantiser(model, model.trellis, self.device) if model.trellis else None
         self.h_s = model.h_s  # on a CPU, NumPy is faster at what is between the products of its layers
@@ -182,18 +184,18 @@ class Networks:
         def tile(top: int, bottom: int, left: int, right: int) -> Tensor:
             x = torch.from_numpy(rgb[top:bottom, left:right].copy()).to(self.device).permute(2, 0, 1)[None] / 255
             here = steps.within(top, bottom, left, right)
-            part = self._in_pixel_units(y_hat[None], here, top, bottom, left, right)
+            part = here.in_pixel_units(y_hat[None, :, top // 16 : bottom // 16, left // 16 : right // 16])
             with torch.inference_mode(False), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 linear = self.transforms.g_s.linear(part, exact=False)
                 with torch.enable_grad():
                     part = part.clone().requires_grad_()
                     branch = self.transforms.g_s.branch(part, here.quality.clone())
-                x_hat = _tinted(linear + branch.detach(), gray)
+                x_hat = tinted(linear + branch.detach(), gray)
                 error = x_hat[:, :, : x.shape[2], : x.shape[3]] - x
                 # What lies beyond the picture only fills up the last latents, and may be anything.
                 beyond = (0, x_hat.shape[3] - x.shape[3], 0, x_hat.shape[2] - x.shape[2])
                 over_x = error.mul_(2 * here.pixel_bits(x.shape[2], x.shape[3]))
-                over_x = _tinted(F.pad(over_x, beyond) if any(beyond) else over_x, gray)
+                over_x = tinted(F.pad(over_x, beyond) if any(beyond) else over_x, gray)
                 (slope,) = torch.autograd.grad(branch, part, over_x)
                 slope = slope + self.transforms.g_s.linear_slope(over_x)
             return slope / here.gain
@@ -268,27 +270,10 @@ class Networks:
         grid = Grid.of(*shape[:2])
         return torch.empty(1, self.model.spec["latent"], 4 * grid.z_height, 4 * grid.z_width, device=self.device)
 
-    def _in_pixel_units(self, y_hat: Tensor, steps: Steps, top: int, bottom: int, left: int, right: int) -> Tensor:
-        """The latents (1, M, h, w) of a window given in pixels, as g_s wants them; `steps` are those of the window."""
-        part = y_hat[:, :, top // 16 : bottom // 16, left // 16 : right // 16] / steps.gain
-        return part.contiguous(memory_format=torch.channels_last)
-
     def _picture(self, y_hat: Tensor, symbols: Symbols, precision: str = "fp32") -> np.ndarray:
-        """g_s over tiles, to 8 bits; gray pictures get the mean of the channels."""
         steps = self._steps(symbols.quality_centi, self._levels_of(symbols) if symbols.adaptive else None)
-        height_px, width_px = 16 * y_hat.shape[2], 16 * y_hat.shape[3]
-        out = torch.empty(1, height_px, width_px, 3, dtype=torch.uint8, device=self.device).permute(0, 3, 1, 2)
-        fast = precision == "bf16" and self.bf16
-
-        def tile(top: int, bottom: int, left: int, right: int) -> Tensor:
-            here = steps.within(top, bottom, left, right)
-            part = self._in_pixel_units(y_hat, here, top, bottom, left, right)
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=fast):
-                x_hat = _tinted(self.transforms.g_s(part, here.quality), symbols.gray)
-            return (x_hat * 255).round_().clamp_(0, 255).byte()
-
-        out = tiled(height_px, width_px, tile, out, 1)
-        return np.ascontiguousarray(out[0, :, : symbols.height_px, : symbols.width_px].permute(1, 2, 0).cpu().numpy())
+        size = symbols.height_px, symbols.width_px
+        return self.synthesis.picture(y_hat, steps, *size, symbols.gray, precision)
 
 
 def _regions(bands: Iterator[ScaledBand], width: int, passes: int) -> Iterator[list[ScaledBand]]:
@@ -301,8 +286,3 @@ def _regions(bands: Iterator[ScaledBand], width: int, passes: int) -> Iterator[l
             region = []
     if region:
         yield region
-
-
-def _tinted(x: Tensor, gray: bool) -> Tensor:
-    """A picture (B, 3, H, W), or what stands for one; the mean of its channels in each of them if it is gray."""
-    return x.mean(1, keepdim=True).expand(-1, 3, -1, -1) if gray else x

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from pipeline.nn.freeze import FrozenTransforms
@@ -49,6 +50,10 @@ class Steps:
     def gain(self) -> Tensor:
         """Steps in one unit of y, (1, M, 1, 1) or (1, M, h, w)."""
         return self.transforms.gain(self.quality)
+
+    def in_pixel_units(self, y_hat: Tensor) -> Tensor:
+        """y_hat (1, M, h, w) in quantiser steps, of the same window, as g_s in floats wants it."""
+        return (y_hat / self.gain).contiguous(memory_format=torch.channels_last)
 
     @cached_property
     def error_bits(self) -> Tensor:

@@ -1,0 +1,306 @@
+"""g_s in integers: the same picture from the same payload, to the last bit, on every device.
+
+Factors of every product are integers of 8 bits (of the depth-wise layers, which no hardware takes as bytes, of 10 and
+12), so that every sum of products is an integer below 2^24: exact in float32 and in int32, in any order of summation.
+What lies between is done one IEEE operation at a time, each of which is defined to the last bit, and the two functions
+that are not, asinh and the sigmoid, are read from a table or rounded far from where two roundings meet. Where a CPU
+multiplies bytes in hardware, it is also the fastest way.
+
+Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR
+2018; for decoders that must agree, Balle, Johnston & Minnen, "Integer Networks", ICLR 2019.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache, lru_cache
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.errors import BitstreamError
+from pipeline.nn import integer
+from pipeline.nn.spec import HyperpriorSpec
+
+PREFIX = "exact."
+CODE_LIMIT, WEIGHT_LIMIT = 127, 127
+"""Codes, what goes into a product, and weights are -127 .. 127; as bytes codes are 128 more."""
+SPATIAL_LIMIT, SPATIAL_WEIGHT_LIMIT = 2047, 511
+"""The same of depth-wise layers."""
+SUM_LIMIT = 1 << 24
+"""Every integer up to here is a float32."""
+Y_UNITS, Y_HIGH, Y_LIMIT = 1 << 10, 1 << 7, 16319
+"""The KLT reads latents in units of 2^-10, as 128 times a byte plus another one."""
+ASINH_UNITS, ASINH_LIMIT, ASINH_BITS = 128, 16383, 12
+"""asinh is read from a table of its argument in units of 1/128, and is in units of 2^-12."""
+GATE_UNITS, GATE_ONE = 16, 256
+"""The sigmoid reads its argument in units of 1/16, and is in units of 1/256."""
+LOG2_UNITS = 1 << 16
+"""Gains and modulations are powers of two whose exponents are in units of 2^-16."""
+FACTOR_LIMIT, SHIFT_LIMIT, LOG2_LIMIT = 1e6, 40, 30
+"""No model has any like it; beyond, float32 could overflow."""
+STRIP_POSITIONS = 1536
+"""So many positions at a time have what is between the two products of a feed-forward in the cache."""
+
+
+class ByteLinear:
+    """weight q / 2^shift + bias of codes q: bytes (n, in) to float32 (n, out).
+
+    Args:
+        weight: (out, in) int8.
+        shift: (out,) int8, of each row.
+        bias: (out,) float32; all else is exact, so that adding it is rounded once, however it is done.
+
+    Raises:
+        BitstreamError: shapes that do not fit, or a sum that could leave the exact range of float32.
+    """
+
+    def __init__(self, weight: np.ndarray, shift: np.ndarray, bias: np.ndarray, device: torch.device) -> None:
+        _require_exact(weight, CODE_LIMIT + 1)
+        factors, scale = torch.from_numpy(weight).to(device), _power(shift).to(device)
+        self.scale, self.bias = scale, torch.from_numpy(bias).to(device)
+        self.in_bytes = device.type == "cpu" and multiplies_bytes()
+        if self.in_bytes:
+            self.packed = torch.ops.onednn.qlinear_prepack(factors, None)
+            self.zeros = torch.zeros(len(weight), dtype=torch.int64)
+        else:
+            self.weight = factors.float().t().contiguous()
+
+    def __call__(self, codes: Tensor) -> Tensor:
+        if self.in_bytes:
+            return _byte_product(codes, self.packed, self.scale, self.zeros, self.bias)
+        return ((codes.float() - 128) @ self.weight).mul_(self.scale).add_(self.bias)
+
+
+def _byte_product(codes: Tensor, packed: Tensor, scale: Tensor, zeros: Tensor, bias: Tensor | None) -> Tensor:
+    out: Tensor = torch.ops.onednn.qlinear_pointwise(
+        codes, 1.0, 128, packed, scale, zeros, bias, 1.0, 0, torch.float32, "none", [], ""
+    )
+    return out
+
+
+@cache
+def multiplies_bytes() -> bool:
+    """Whether oneDNN sums products of bytes exactly here: without VNNI, pairs of them are cut off at 16 bits."""
+    codes = torch.tensor([0, 255, 1, 254], dtype=torch.uint8).repeat_interleave(4)[:, None].expand(-1, 384).contiguous()
+    weight = torch.tensor([-127, 127, 126, 1], dtype=torch.int8).repeat_interleave(8)[:, None].repeat(1, 384)
+    wanted = (codes.long() - 128) @ weight.long().t()
+    try:
+        packed = torch.ops.onednn.qlinear_prepack(weight, None)
+        found = _byte_product(codes, packed, torch.ones(len(weight)), torch.zeros(len(weight), dtype=torch.int64), None)
+    except (AttributeError, RuntimeError, NotImplementedError):
+        return False
+    return torch.equal(found.long(), wanted)
+
+
+class _Block:
+    """`layers.DepthConvBlock`: x (h, w, C) float32 in units of its own, changed in place."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], name: str, device: torch.device) -> None:
+        self.enter, self.spread = (
+            torch.from_numpy(arrays[f"{name}.{part}"]).to(device) for part in ("rescale", "spatial.rescale")
+        )
+        self.expand, self.project, self.gate, self.merge = (
+            _linear(arrays, f"{name}.{part}", device) for part in ("expand", "project", "gate", "merge")
+        )
+        weight, shift, bias = (arrays[f"{name}.spatial.{part}"] for part in ("weight", "shift", "bias"))
+        _require_exact(weight, SPATIAL_LIMIT)
+        scale = _power(shift)
+        self.kernel = (torch.from_numpy(weight).float() * scale[:, None]).view(-1, 1, 3, 3).to(device)
+        self.bias = torch.from_numpy(bias).to(device)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        height, width, channels = x.shape
+        rows = x.view(-1, channels)
+        v = self.expand(entered(rows, self.enter))
+        spread = gate(v).mul_(v).mul_(self.spread).round_().clamp_(-SPATIAL_LIMIT, SPATIAL_LIMIT)
+        seen = self._convolved(spread.view(1, height, width, channels).permute(0, 3, 1, 2))
+        rows.add_(self.project(coded(seen.permute(0, 2, 3, 1).reshape(-1, channels).add_(self.bias))))
+        for first in range(0, len(rows), STRIP_POSITIONS):
+            strip = rows[first : first + STRIP_POSITIONS]
+            both = self.gate(coded(strip.clone()))
+            passed = gate(both[:, 2 * channels :]).mul_(both[:, : 2 * channels])
+            strip.add_(self.merge(coded(passed)))
+        return x
+
+    def _convolved(self, x: Tensor) -> Tensor:
+        """cuDNN may transform factors of a convolution (Winograd, FFT), and sums are exact no more; torch does not."""
+        with torch.backends.cudnn.flags(enabled=False):
+            return F.conv2d(x, self.kernel, padding=1, groups=len(self.kernel))
+
+
+def in_integers(arrays: Mapping[str, np.ndarray]) -> bool:
+    """Whether a model's decoder is one; models from before, and those that were not polished, decode in floats."""
+    return any(name.startswith(PREFIX) for name in arrays)
+
+
+class ExactSynthesis:
+    """g_s of a frozen model.
+
+    Raises:
+        BitstreamError: an array is missing or misshapen, or a sum could leave the exact range of float32.
+    """
+
+    def __init__(self, spec: HyperpriorSpec, arrays: Mapping[str, np.ndarray], device: torch.device) -> None:
+        own = {name.removeprefix(PREFIX): value for name, value in arrays.items() if name.startswith(PREFIX)}
+        _require_fitting(own, spec)
+        self.device, self.tables = device, {name: own[name] for name in ("log2_gain", "log2_modulation", "y_std")}
+        self.high, self.low, self.up, self.head = (
+            _linear(own, name, device) for name in ("klt.high", "klt.low", "up", "head")
+        )
+        self.blocks = [_Block(own, str(k), device) for k in range(spec.decoder_blocks)]
+        self.leave, self.entry = (torch.from_numpy(own[f"{x}.rescale"]).to(device) for x in ("head", "up"))
+        self.asinh = torch.from_numpy(asinh_table()).to(device)
+        self._factors_at = lru_cache(maxsize=128)(self._computed_factors)
+
+    def __call__(self, y_hat: Tensor, quality_centi: Tensor) -> Tensor:
+        """x_hat (16 h, 16 w, 3) on 0 .. 255, neither rounded nor clamped, float32.
+
+        Args:
+            y_hat: (M, h, w) float32 in quantiser steps.
+            quality_centi: (1,) for all positions, or (1, h, w) for each; integers of 0 to 10,000 of any dtype.
+        """
+        channels, height, width = y_hat.shape
+        to_klt, to_asinh, of_h = self._factors(quality_centi)
+        steps = y_hat.permute(1, 2, 0).contiguous().view(-1, channels)
+        x_hat = _picture(self._linear(steps * to_klt), height, width, 16)
+        h = self.up(self._entered(steps * to_asinh)).view(len(steps), -1, 4).mul_(of_h[..., None])
+        h = h.view(height, width, -1, 2, 2).permute(0, 3, 1, 4, 2)
+        x = h.reshape(2 * height, 2 * width, -1)
+        for block in self.blocks:
+            x = block(x)
+        fine = self.head(entered(x.view(-1, x.shape[2]), self.leave))
+        return x_hat.add_(_picture(fine, 2 * height, 2 * width, 8))
+
+    def _linear(self, y: Tensor) -> Tensor:
+        """The KLT: (n, M) in units of 2^-10 to (n, 768). The product of both low halves, 0.1 levels, is left out."""
+        y = y.round_().clamp_(-Y_LIMIT, Y_LIMIT)
+        high = (y * (1 / Y_HIGH)).round_()
+        halves = _bytes(torch.cat([high, y - high * Y_HIGH], dim=1))
+        return self.high(halves[:, : y.shape[1]].contiguous()).add_(self.low(halves))
+
+    def _entered(self, y: Tensor) -> Tensor:
+        """(n, M) in units of asinh's table to bytes."""
+        place = y.round_().clamp_(-ASINH_LIMIT, ASINH_LIMIT).to(torch.int32).add_(ASINH_LIMIT)
+        return coded(self.asinh.index_select(0, place.view(-1)).view(y.shape).mul_(self.entry))
+
+    def _factors(self, quality_centi: Tensor) -> list[Tensor]:
+        """What y_hat is multiplied by for the KLT and for asinh, (1 or n, M), and what h is, (1 or n, C)."""
+        if quality_centi.dim() == 1:
+            return [x[None] for x in self._factors_at(int(quality_centi))]
+        found, place = quality_centi.reshape(-1).unique(return_inverse=True)
+        tables = zip(*(self._factors_at(int(centi)) for centi in found.tolist()), strict=True)
+        return [torch.stack(table).index_select(0, place) for table in tables]
+
+    def _computed_factors(self, quality_centi: int) -> list[Tensor]:
+        gain, modulation = (
+            exp2(integer.interpolate(self.tables[name], quality_centi)) for name in ("log2_gain", "log2_modulation")
+        )
+        found = Y_UNITS / gain, ASINH_UNITS / (gain * self.tables["y_std"].astype(np.float64)), modulation
+        return [torch.from_numpy(x.astype(np.float32)).to(self.device) for x in found]
+
+
+def _picture(patches: Tensor, height: int, width: int, side: int) -> Tensor:
+    """Patches (height * width, side * side * 3) to the picture (height * side, width * side, 3) they are of."""
+    rows = patches.view(height, width, side, 3 * side).transpose(1, 2)
+    return rows.reshape(height * side, width * side, 3)
+
+
+def entered(x: Tensor, rescale: Tensor) -> Tensor:
+    """The bytes of x (n, C), which changes to units in which photos stay within 127, and is held there."""
+    return _bytes(x.mul_(rescale).clamp_(-CODE_LIMIT, CODE_LIMIT).round())
+
+
+def coded(x: Tensor) -> Tensor:
+    """The bytes of x (n, C), which is overwritten."""
+    return _bytes(x.round_().clamp_(-CODE_LIMIT, CODE_LIMIT))
+
+
+def _bytes(codes: Tensor) -> Tensor:
+    """codes + 128 as uint8; straight from float32 that takes torch five times as long."""
+    return codes.to(torch.int8).view(torch.uint8).bitwise_xor_(128)
+
+
+def gate(v: Tensor) -> Tensor:
+    """256 times the sigmoid of v / 16, both rounded: of 257 values, none closer to a tie than 0.003."""
+    v = v.round().clamp_(-CODE_LIMIT - 1, CODE_LIMIT + 1)
+    return v.mul_(1 / GATE_UNITS).sigmoid_().mul_(GATE_ONE).round_()
+
+
+def asinh_table() -> np.ndarray:
+    """asinh(k / 128) for k = -16383 .. 16383, rounded to 12 bits after the point: none closer to a tie than 1e-4."""
+    grid = np.arange(-ASINH_LIMIT, ASINH_LIMIT + 1) / ASINH_UNITS
+    return (np.round(np.arcsinh(grid) * 2**ASINH_BITS) / 2**ASINH_BITS).astype(np.float32)
+
+
+def exp2(exponents: np.ndarray) -> np.ndarray:
+    """2^(e / 2^16) of integers, float64 within 2^-50, the same everywhere: a product of two entries of tables."""
+    whole, rest = np.divmod(exponents.astype(np.int64), LOG2_UNITS)
+    coarse, fine = _powers()
+    return np.ldexp(coarse[rest >> 8] * fine[rest & 255], whole)
+
+
+@cache
+def _powers() -> tuple[np.ndarray, np.ndarray]:
+    """2^(k / 2^8) and 2^(k / 2^16) for k = 0 .. 255, cut to 48 bits, where every library's exp2 agrees."""
+    coarse, fine = (np.round(np.exp2(np.arange(256) / 2**bits) * 2.0**47) / 2.0**47 for bits in (8, 16))
+    return coarse, fine
+
+
+def _linear(arrays: Mapping[str, np.ndarray], name: str, device: torch.device) -> ByteLinear:
+    weight, shift, bias = (arrays[f"{name}.{part}"] for part in ("weight", "shift", "bias"))
+    return ByteLinear(weight, shift, bias, device)
+
+
+def _power(shift: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ldexp(np.float32(1), -shift.astype(np.int32)))
+
+
+def _shapes(spec: HyperpriorSpec) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Type and shape of every array there must be."""
+    latent, width, blocks = spec.latent, spec.width, range(spec.decoder_blocks)
+    products = {
+        "klt.high": (768, latent),
+        "klt.low": (768, 2 * latent),
+        "up": (4 * width, latent),
+        "head": (192, width),
+    }
+    factors = {"up.rescale": latent, "head.rescale": width, "y_std": latent}
+    for k in blocks:
+        products |= {f"{k}.expand": (width, width), f"{k}.spatial": (width, 9), f"{k}.project": (width, width)}
+        products |= {f"{k}.gate": (4 * width, width), f"{k}.merge": (width, 2 * width)}
+        factors |= {f"{k}.rescale": width, f"{k}.spatial.rescale": width}
+    found: dict[str, tuple[str, tuple[int, ...]]] = {name: ("float32", (size,)) for name, size in factors.items()}
+    for name, size in products.items():
+        found[f"{name}.weight"] = "int16" if name.endswith(".spatial") else "int8", size
+        found |= {f"{name}.shift": ("int8", size[:1]), f"{name}.bias": ("float32", size[:1])}
+    for name, columns in (("log2_gain", latent), ("log2_modulation", width)):
+        found[name] = "int32", (spec.anchors, columns)
+    return found
+
+
+def _require_fitting(arrays: Mapping[str, np.ndarray], spec: HyperpriorSpec) -> None:
+    wanted = _shapes(spec)
+    found = {name: (str(value.dtype), value.shape) for name, value in arrays.items()}
+    odd = sorted(name for name in wanted.keys() | found.keys() if wanted.get(name) != found.get(name))
+    if odd:
+        raise BitstreamError(
+            f"weights: {len(odd)} arrays of the integer decoder do not fit, such as {PREFIX}{odd[0]}, which is "
+            f"{found.get(odd[0])}, expected {wanted.get(odd[0])}; the file is damaged, fetch it again"
+        )
+    for name, value in arrays.items():
+        limit = {"float32": FACTOR_LIMIT, "int8": SHIFT_LIMIT if name.endswith(".shift") else WEIGHT_LIMIT}
+        limit |= {"int32": LOG2_LIMIT * LOG2_UNITS}
+        most = limit.get(str(value.dtype), SPATIAL_WEIGHT_LIMIT)
+        if not (np.abs(value.astype(np.float64)) <= most).all():
+            raise BitstreamError(
+                f"weights: {PREFIX}{name} has values beyond {most}; the file is damaged, fetch it again"
+            )
+
+
+def _require_exact(weight: np.ndarray, limit: int) -> None:
+    """Raises BitstreamError unless every sum of `weight` times codes up to `limit` is exact."""
+    if (np.abs(weight.astype(np.int64)).sum(1) * limit).max() >= SUM_LIMIT:
+        raise BitstreamError("weights: g_s does not fit exact arithmetic; the file is damaged or foreign")
