@@ -33,6 +33,8 @@ SUM_LIMIT = 1 << 24
 """Every integer up to here is a float32."""
 Y_UNITS, Y_HIGH, Y_LIMIT = 1 << 10, 1 << 7, 16319
 """The KLT reads latents in units of 2^-10, as 128 times a byte plus another one."""
+FINE_CHANNELS = 128
+"""The strongest, whose weights have 8 more bits."""
 ASINH_UNITS, ASINH_LIMIT, ASINH_BITS = 128, 16383, 12
 """asinh is read from a table of its argument in units of 1/128, and is in units of 2^-12."""
 GATE_UNITS, GATE_ONE = 16, 256
@@ -115,13 +117,13 @@ class _Block:
         height, width, channels = x.shape
         rows = x.view(-1, channels)
         v = self.expand(entered(rows, self.enter))
-        spread = gate(v).mul_(v).mul_(self.spread).round_().clamp_(-SPATIAL_LIMIT, SPATIAL_LIMIT)
+        spread = gate(v.round()).mul_(v).mul_(self.spread).round_().clamp_(-SPATIAL_LIMIT, SPATIAL_LIMIT)
         seen = self._convolved(spread.view(1, height, width, channels).permute(0, 3, 1, 2))
         rows.add_(self.project(coded(seen.permute(0, 2, 3, 1).reshape(-1, channels).add_(self.bias))))
         for first in range(0, len(rows), STRIP_POSITIONS):
             strip = rows[first : first + STRIP_POSITIONS]
-            both = self.gate(coded(strip.clone()))
-            passed = gate(both[:, 2 * channels :]).mul_(both[:, : 2 * channels])
+            both = self.gate(_bytes(strip.round().clamp_(-CODE_LIMIT, CODE_LIMIT)))
+            passed = gate(both[:, 2 * channels :].round_()).mul_(both[:, : 2 * channels])
             strip.add_(self.merge(coded(passed)))
         return x
 
@@ -165,21 +167,22 @@ class ExactSynthesis:
         channels, height, width = y_hat.shape
         to_klt, to_asinh, of_h = self._factors(quality_centi)
         steps = y_hat.permute(1, 2, 0).contiguous().view(-1, channels)
-        x_hat = _picture(self._linear(steps * to_klt), height, width, 16)
+        x_hat = _rows(self._linear(steps * to_klt), height, width, 16).contiguous()
         h = self.up(self._entered(steps * to_asinh)).view(len(steps), -1, 4).mul_(of_h[..., None])
         h = h.view(height, width, -1, 2, 2).permute(0, 3, 1, 4, 2)
         x = h.reshape(2 * height, 2 * width, -1)
         for block in self.blocks:
             x = block(x)
         fine = self.head(entered(x.view(-1, x.shape[2]), self.leave))
-        return x_hat.add_(_picture(fine, 2 * height, 2 * width, 8))
+        x_hat.view(2 * height, 8, 2 * width, 24).add_(_rows(fine, 2 * height, 2 * width, 8))
+        return x_hat.view(16 * height, 16 * width, 3)
 
     def _linear(self, y: Tensor) -> Tensor:
-        """The KLT: (n, M) in units of 2^-10 to (n, 768). The product of both low halves, 0.1 levels, is left out."""
+        """The KLT: (n, M) in units of 2^-10 to (n, 768)."""
         y = y.round_().clamp_(-Y_LIMIT, Y_LIMIT)
         high = (y * (1 / Y_HIGH)).round_()
-        halves = _bytes(torch.cat([high, y - high * Y_HIGH], dim=1))
-        return self.high(halves[:, : y.shape[1]].contiguous()).add_(self.low(halves))
+        low = torch.cat([y.sub_(high * Y_HIGH), high[:, :FINE_CHANNELS]], dim=1)
+        return self.high(_bytes(high)).add_(self.low(_bytes(low)))
 
     def _entered(self, y: Tensor) -> Tensor:
         """(n, M) in units of asinh's table to bytes."""
@@ -202,10 +205,9 @@ class ExactSynthesis:
         return [torch.from_numpy(x.astype(np.float32)).to(self.device) for x in found]
 
 
-def _picture(patches: Tensor, height: int, width: int, side: int) -> Tensor:
-    """Patches (height * width, side * side * 3) to the picture (height * side, width * side, 3) they are of."""
-    rows = patches.view(height, width, side, 3 * side).transpose(1, 2)
-    return rows.reshape(height * side, width * side, 3)
+def _rows(patches: Tensor, height: int, width: int, side: int) -> Tensor:
+    """Patches (height * width, side * side * 3) as rows of the picture, (height, side, width, side * 3), not copied."""
+    return patches.view(height, width, side, 3 * side).transpose(1, 2)
 
 
 def entered(x: Tensor, rescale: Tensor) -> Tensor:
@@ -224,8 +226,10 @@ def _bytes(codes: Tensor) -> Tensor:
 
 
 def gate(v: Tensor) -> Tensor:
-    """256 times the sigmoid of v / 16, both rounded: of 257 values, none closer to a tie than 0.003."""
-    v = v.round().clamp_(-CODE_LIMIT - 1, CODE_LIMIT + 1)
+    """256 times the sigmoid of v / 16, rounded, of whole numbers v, which are overwritten.
+
+    No value is closer to a tie than 0.003.
+    """
     return v.mul_(1 / GATE_UNITS).sigmoid_().mul_(GATE_ONE).round_()
 
 
@@ -236,7 +240,7 @@ def asinh_table() -> np.ndarray:
 
 
 def exp2(exponents: np.ndarray) -> np.ndarray:
-    """2^(e / 2^16) of integers, float64 within 2^-50, the same everywhere: a product of two entries of tables."""
+    """2^(e / 2^16) of integers, float64 within 2^-35, the same everywhere: a product of two entries of tables."""
     whole, rest = np.divmod(exponents.astype(np.int64), LOG2_UNITS)
     coarse, fine = _powers()
     return np.ldexp(coarse[rest >> 8] * fine[rest & 255], whole)
@@ -244,8 +248,8 @@ def exp2(exponents: np.ndarray) -> np.ndarray:
 
 @cache
 def _powers() -> tuple[np.ndarray, np.ndarray]:
-    """2^(k / 2^8) and 2^(k / 2^16) for k = 0 .. 255, cut to 48 bits, where every library's exp2 agrees."""
-    coarse, fine = (np.round(np.exp2(np.arange(256) / 2**bits) * 2.0**47) / 2.0**47 for bits in (8, 16))
+    """2^(k / 2^8) and 2^(k / 2^16) for k = 0 .. 255, cut to 36 bits behind the point, where all libraries agree."""
+    coarse, fine = (np.round(np.exp2(np.arange(256) / 2**bits) * 2.0**36) / 2.0**36 for bits in (8, 16))
     return coarse, fine
 
 
@@ -263,7 +267,7 @@ def _shapes(spec: HyperpriorSpec) -> dict[str, tuple[str, tuple[int, ...]]]:
     latent, width, blocks = spec.latent, spec.width, range(spec.decoder_blocks)
     products = {
         "klt.high": (768, latent),
-        "klt.low": (768, 2 * latent),
+        "klt.low": (768, latent + min(latent, FINE_CHANNELS)),
         "up": (4 * width, latent),
         "head": (192, width),
     }

@@ -25,6 +25,8 @@ MAX_SHIFT = 20
 PARTS = ("expand", "spatial", "project", "gate", "merge")
 CLIPS = tuple(0.92**k for k in range(20))
 """Shares of the largest value that are tried as the end of the range of codes."""
+LEAST = 1e-3
+"""The largest value of a channel that is always empty."""
 SEEN_POSITIONS = 4096
 """Of each batch that units are fitted to."""
 
@@ -51,8 +53,7 @@ class _Gate(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, v: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        units = v.mul(GATE_UNITS).round_().clamp_(-CODE_LIMIT - 1, CODE_LIMIT + 1)
-        smooth = units.mul_(1 / GATE_UNITS).sigmoid_()
+        smooth = v.mul(GATE_UNITS).round_().mul_(1 / GATE_UNITS).sigmoid_()
         ctx.save_for_backward(smooth)
         return smooth.mul(GATE_ONE).round_().mul_(1 / GATE_ONE)
 
@@ -216,14 +217,14 @@ def _limit_of(name: str) -> int:
 
 
 def _klt(klt: nn.Conv2d) -> dict[str, np.ndarray]:
-    """Both halves of the KLT's weights; the second has those of the low bytes of y behind its own."""
+    """What high bytes of y are multiplied by, and low ones; behind these what high ones of the strongest lack."""
     weight = by_rows(klt.weight[:, :, 0, 0], 16) * 255
     high, shift = _rounded(weight, WEIGHT_LIMIT)
-    low = ((weight * 2.0 ** shift[:, None] - high) * exact.Y_HIGH).round()
+    rest = ((weight * 2.0 ** shift[:, None] - high) * exact.Y_HIGH).round()
     lower = shift + round(math.log2(exact.Y_UNITS))
     bias = (by_rows(klt.bias, 16) + 0.5) * 255  # type: ignore[arg-type]
     return _stored("klt.high", high, lower - round(math.log2(exact.Y_HIGH)), torch.zeros_like(shift)) | _stored(
-        "klt.low", torch.cat([low, high], dim=1), lower, bias
+        "klt.low", torch.cat([high, rest[:, : exact.FINE_CHANNELS]], dim=1), lower, bias
     )
 
 
@@ -239,7 +240,7 @@ def _stored(name: str, factors: Tensor, shift: Tensor, bias: Tensor) -> dict[str
 def _fitted(rows: Tensor, limit: int) -> Tensor:
     """The unit of each channel of rows (n, C): codes reach where the mean squared error is least."""
     rows = rows.float()
-    units = rows.abs().amax(0).clamp_min(1e-6) / limit * torch.tensor(CLIPS)[:, None]
+    units = rows.abs().amax(0).clamp_min(LEAST) / limit * torch.tensor(CLIPS)[:, None]
     coded = ((rows / unit).round_().clamp_(-limit, limit).mul_(unit) for unit in units)
     errors = torch.stack([found.sub_(rows).square_().mean(0) for found in coded])
     return units.gather(0, errors.argmin(0)[None])[0]

@@ -1,4 +1,4 @@
-"""Released bitstreams decode for ever: same symbols to the bit, same picture to one 8-bit level."""
+"""Released bitstreams decode for ever: same symbols to the bit, same picture; of floats, to one 8-bit level."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from PIL import Image
 
 from pipeline.codecs import registry
 from pipeline.codecs.learned import superres, weights
+from pipeline.nn import exact
 from tests.golden.add import FOLDER, codecs, symbols_sha256
 
 PAYLOADS = sorted(FOLDER.glob("*.spx"))
@@ -37,4 +38,5 @@ def test_every_released_bitstream_gives_its_symbols_and_its_picture(path: Path):
     assert symbols_sha256(codec.entropy_decode(payload)) == expected["symbols_sha256"]
     with Image.open(path.with_suffix(".png")) as image:
         before = np.asarray(image.convert("RGB")).astype(int)
-    assert np.abs(codec.decode(payload) - before).max() <= 1
+    in_floats = not exact.in_integers(codec.frozen.arrays) or "reduced" in path.stem
+    assert np.abs(codec.decode(payload) - before).max() <= int(in_floats)

@@ -57,8 +57,8 @@ def tinted(x: Tensor, gray: bool) -> Tensor:
 def _gray(levels: Tensor) -> Tensor:
     """The same of (H, W, 3), in an order of operations that every device keeps."""
     red, green, blue = levels.unbind(2)
-    return ((red + green + blue) * (1 / 3))[..., None].expand(-1, -1, 3)
+    return red.add(green).add_(blue).mul_(1 / 3)[..., None].repeat(1, 1, 3)
 
 
 def _bytes(levels: Tensor) -> Tensor:
-    return levels.round().clamp_(0, 255).byte()
+    return levels.round_().clamp_(0, 255).byte()
