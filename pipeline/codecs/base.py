@@ -17,8 +17,9 @@ from pipeline.bitstream.container import Reduced
 from pipeline.records import Distortion, Picture, Rate
 
 PRECISIONS = ("fp32", "bf16")
-"""How `cnn` decodes: to the same picture everywhere, but for one 8-bit level; or, where the hardware has bf16, faster,
-for looking and training only: photos come out alike, noise of black and white differs by tens of levels."""
+"""How `cnn` decodes: to the same picture everywhere (models whose decoder is in floats, but for one 8-bit level); or on
+GPUs, and with those models on CPUs with bf16, faster, for looking and training only: photos come out alike, noise of
+black and white differs by tens of levels."""
 PIXEL_LIMIT = 1_000_000_000  # a payload that declares more is refused before anything is allocated
 
 

@@ -17,7 +17,7 @@ from pipeline.records import Picture
 from pipeline.stages.encode import Floor, require_equal
 from pipeline.stages.restore import picture_of
 
-# Synthesis in float32 may differ by one 8-bit level between devices; the archive's numbers are from another one.
+# Synthesis in floats may differ by one 8-bit level between devices; the archive's numbers are from another one.
 PSNR_TOLERANCE_DB = 0.1
 
 

@@ -89,7 +89,7 @@ def test_what_any_analysis_wrote_is_read_to_the_same_symbols(codec, threads, mkl
 @pytest.mark.parametrize("gray", [False, True])
 @pytest.mark.parametrize("tune", ["psnr", "ms-ssim"])
 def test_what_is_read_has_the_same_pixels_whatever_runs_it(tune, gray, monkeypatch):
-    """The encoder's picture is every decoder's: threads, oneDNN or none, bytes or floats, in tiles or whole."""
+    """The encoder's picture is every decoder's: threads, oneDNN, bytes or floats, tiles, and the caller's autocast."""
     coding = Hyperprior(QUALITY, tune=tune)
     rgb = photo(330, 420)
     rgb = np.repeat(rgb[..., 1:2], 3, axis=2) if gray else rgb
@@ -101,7 +101,7 @@ def test_what_is_read_has_the_same_pixels_whatever_runs_it(tune, gray, monkeypat
         monkeypatch.setattr(tiles, "TILE_PX", tile_px)
         torch.set_num_threads(threads)
         try:
-            with torch.backends.mkldnn.flags(enabled=mkldnn):
+            with torch.backends.mkldnn.flags(enabled=mkldnn), torch.autocast("cpu", torch.bfloat16, enabled=not mkldnn):
                 decoder = registry.decoder_for("cnn", coding.model_id)
                 assert np.array_equal(decoder.decode(payload), x_hat)
                 assert np.array_equal(decoder.networks.synthesise(found), x_hat)

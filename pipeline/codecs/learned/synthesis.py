@@ -32,20 +32,18 @@ class Synthesis:
         """
         padded = 16 * y_hat.shape[2], 16 * y_hat.shape[3]
         out = torch.empty(*padded, 3, dtype=torch.uint8, device=self.device).permute(2, 0, 1)[None]
-        fast = precision == "bf16" and self.bf16
-        whole = None if fast and self.device.type != "cpu" else self.exact
+        fast = precision == "bf16" and self.bf16 and (self.exact is None or self.device.type != "cpu")
 
         def tile(top: int, bottom: int, left: int, right: int) -> Tensor:
             part = y_hat[:, :, top // 16 : bottom // 16, left // 16 : right // 16]
             here = steps.within(top, bottom, left, right)
-            if whole is not None:
-                levels = whole(part[0], here.centi)
+            if self.exact is not None and not fast:
+                levels = self.exact(part[0], here.centi)
                 return _bytes(_gray(levels) if gray else levels).permute(2, 0, 1)[None]
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=fast):
-                x_hat = tinted(self.g_s(here.in_pixel_units(part), here.quality), gray)
-            return _bytes(x_hat * 255)
+            return _bytes(tinted(self.g_s(here.in_pixel_units(part), here.quality), gray) * 255)
 
-        out = tiled(*padded, tile, out, 1)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=fast):  # not that of whoever calls
+            tiled(*padded, tile, out, 1)
         return np.ascontiguousarray(out[0, :, :height_px, :width_px].permute(1, 2, 0).cpu().numpy())
 
 
