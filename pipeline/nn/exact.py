@@ -13,7 +13,7 @@ Jacob et al., "Quantization and Training of Neural Networks for Efficient Intege
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache, lru_cache
+from functools import cache
 
 import numpy as np
 import torch
@@ -41,8 +41,9 @@ GATE_UNITS, GATE_ONE = 16, 256
 """The sigmoid reads its argument in units of 1/16, and is in units of 1/256."""
 LOG2_UNITS = 1 << 16
 """Gains and modulations are powers of two whose exponents are in units of 2^-16."""
-FACTOR_LIMIT, SHIFT_LIMIT, LOG2_LIMIT = 1e6, 40, 30
+FACTOR_LEAST, FACTOR_LIMIT, SHIFT_LIMIT, LOG2_LIMIT = 1e-9, 1e6, 40, 30
 """No model has any like it; beyond, float32 could overflow."""
+KEPT_QUALITIES = 128
 STRIP_POSITIONS = 1536
 """So many positions at a time have what is between the two products of a feed-forward in the cache."""
 
@@ -66,7 +67,7 @@ class ByteLinear:
         self.in_bytes = device.type == "cpu" and multiplies_bytes()
         if self.in_bytes:
             self.packed = torch.ops.onednn.qlinear_prepack(factors, None)
-            self.zeros = torch.zeros(len(weight), dtype=torch.int64)
+            self.zeros = torch.zeros(len(weight), dtype=torch.int64, device="cpu")
         else:
             self.weight = factors.float().t().contiguous()
 
@@ -85,16 +86,21 @@ def _byte_product(codes: Tensor, packed: Tensor, scale: Tensor, zeros: Tensor, b
 
 @cache
 def multiplies_bytes() -> bool:
-    """Whether oneDNN sums products of bytes exactly here: without VNNI, pairs of them are cut off at 16 bits."""
-    codes = torch.tensor([0, 255, 1, 254], dtype=torch.uint8).repeat_interleave(4)[:, None].expand(-1, 384).contiguous()
-    weight = torch.tensor([-127, 127, 126, 1], dtype=torch.int8).repeat_interleave(8)[:, None].repeat(1, 384)
-    wanted = (codes.long() - 128) @ weight.long().t()
+    """Whether oneDNN has fast and exact products of bytes here: without VNNI, sums of pairs are cut off at 16 bits."""
+    if not getattr(torch.cpu, "_is_vnni_supported", lambda: True)():
+        return False
+    codes = torch.from_numpy(np.repeat(np.array([0, 255, 1, 254], np.uint8), 4)[:, None].repeat(1024, axis=1))
+    factors = torch.from_numpy(np.repeat(np.array([-127, 127, 126, 1], np.int8), 8)[:, None].repeat(1024, axis=1))
+    scale = _power(np.arange(len(factors)) % 9)
+    bias = torch.from_numpy((np.arange(len(factors)) / 3 - 5).astype(np.float32))
+    wanted = ((codes.long() - 128) @ factors.long().t() * scale.double() + bias.double()).float()
     try:
-        packed = torch.ops.onednn.qlinear_prepack(weight, None)
-        found = _byte_product(codes, packed, torch.ones(len(weight)), torch.zeros(len(weight), dtype=torch.int64), None)
+        packed = torch.ops.onednn.qlinear_prepack(factors, None)
+        zeros = torch.zeros(len(factors), dtype=torch.int64, device="cpu")
+        found = [_byte_product(part, packed, scale, zeros, bias) for part in (codes, codes[:1], codes[5:6])]
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
-    return torch.equal(found.long(), wanted)
+    return all(map(torch.equal, found, (wanted, wanted[:1], wanted[5:6])))
 
 
 class _Block:
@@ -120,17 +126,20 @@ class _Block:
         spread = gate(v.round()).mul_(v).mul_(self.spread).round_().clamp_(-SPATIAL_LIMIT, SPATIAL_LIMIT)
         seen = self._convolved(spread.view(1, height, width, channels).permute(0, 3, 1, 2))
         rows.add_(self.project(coded(seen.permute(0, 2, 3, 1).reshape(-1, channels).add_(self.bias))))
-        for first in range(0, len(rows), STRIP_POSITIONS):
-            strip = rows[first : first + STRIP_POSITIONS]
+        together = len(rows) if rows.is_cuda else STRIP_POSITIONS
+        for first in range(0, len(rows), together):
+            strip = rows[first : first + together]
             both = self.gate(_bytes(strip.round().clamp_(-CODE_LIMIT, CODE_LIMIT)))
             passed = gate(both[:, 2 * channels :].round_()).mul_(both[:, : 2 * channels])
             strip.add_(self.merge(coded(passed)))
         return x
 
     def _convolved(self, x: Tensor) -> Tensor:
-        """cuDNN may transform factors of a convolution (Winograd, FFT), and sums are exact no more; torch does not."""
-        with torch.backends.cudnn.flags(enabled=False):
-            return F.conv2d(x, self.kernel, padding=1, groups=len(self.kernel))
+        """cuDNN may transform factors (Winograd, FFT), and sums are exact no more; torch's own kernel does not."""
+        if x.is_cuda:
+            found: Tensor = torch.ops.aten._conv_depthwise2d(x, self.kernel, [3, 3], None, [1, 1], [1, 1], [1, 1])
+            return found
+        return F.conv2d(x, self.kernel, padding=1, groups=len(self.kernel))
 
 
 def in_integers(arrays: Mapping[str, np.ndarray]) -> bool:
@@ -155,7 +164,12 @@ class ExactSynthesis:
         self.blocks = [_Block(own, str(k), device) for k in range(spec.decoder_blocks)]
         self.leave, self.entry = (torch.from_numpy(own[f"{x}.rescale"]).to(device) for x in ("head", "up"))
         self.asinh = torch.from_numpy(asinh_table()).to(device)
-        self._factors_at = lru_cache(maxsize=128)(self._computed_factors)
+        self._kept: dict[int, list[Tensor]] = {}
+        self._made_of = spec, {PREFIX + name: value for name, value in own.items()}, device
+
+    def __reduce__(self) -> tuple[type[ExactSynthesis], tuple[HyperpriorSpec, dict[str, np.ndarray], torch.device]]:
+        """Made again where it arrives: weights in the order of oneDNN do not travel."""
+        return ExactSynthesis, self._made_of
 
     def __call__(self, y_hat: Tensor, quality_centi: Tensor) -> Tensor:
         """x_hat (16 h, 16 w, 3) on 0 .. 255, neither rounded nor clamped, float32.
@@ -197,12 +211,17 @@ class ExactSynthesis:
         tables = zip(*(self._factors_at(int(centi)) for centi in found.tolist()), strict=True)
         return [torch.stack(table).index_select(0, place) for table in tables]
 
-    def _computed_factors(self, quality_centi: int) -> list[Tensor]:
+    def _factors_at(self, quality_centi: int) -> list[Tensor]:
+        if quality_centi in self._kept:
+            return self._kept[quality_centi]
         gain, modulation = (
             exp2(integer.interpolate(self.tables[name], quality_centi)) for name in ("log2_gain", "log2_modulation")
         )
         found = Y_UNITS / gain, ASINH_UNITS / (gain * self.tables["y_std"].astype(np.float64)), modulation
-        return [torch.from_numpy(x.astype(np.float32)).to(self.device) for x in found]
+        if len(self._kept) >= KEPT_QUALITIES:
+            self._kept.clear()
+        self._kept[quality_centi] = [torch.from_numpy(x.astype(np.float32)).to(self.device) for x in found]
+        return self._kept[quality_centi]
 
 
 def _rows(patches: Tensor, height: int, width: int, side: int) -> Tensor:
@@ -234,7 +253,7 @@ def gate(v: Tensor) -> Tensor:
 
 
 def asinh_table() -> np.ndarray:
-    """asinh(k / 128) for k = -16383 .. 16383, rounded to 12 bits after the point: none closer to a tie than 1e-4."""
+    """asinh(k / 128) for k = -16383 .. 16383, rounded to 12 bits after the point: none closer to a tie than 1e-5."""
     grid = np.arange(-ASINH_LIMIT, ASINH_LIMIT + 1) / ASINH_UNITS
     return (np.round(np.arcsinh(grid) * 2**ASINH_BITS) / 2**ASINH_BITS).astype(np.float32)
 
@@ -295,13 +314,20 @@ def _require_fitting(arrays: Mapping[str, np.ndarray], spec: HyperpriorSpec) -> 
             f"{found.get(odd[0])}, expected {wanted.get(odd[0])}; the file is damaged, fetch it again"
         )
     for name, value in arrays.items():
-        limit = {"float32": FACTOR_LIMIT, "int8": SHIFT_LIMIT if name.endswith(".shift") else WEIGHT_LIMIT}
-        limit |= {"int32": LOG2_LIMIT * LOG2_UNITS}
-        most = limit.get(str(value.dtype), SPATIAL_WEIGHT_LIMIT)
-        if not (np.abs(value.astype(np.float64)) <= most).all():
+        low, high = _range_of(name, value)
+        if not ((value >= low) & (value <= high)).all():
             raise BitstreamError(
-                f"weights: {PREFIX}{name} has values beyond {most}; the file is damaged, fetch it again"
+                f"weights: {PREFIX}{name} has values outside of {low:g} .. {high:g}; the file is damaged, fetch "
+                "it again"
             )
+
+
+def _range_of(name: str, value: np.ndarray) -> tuple[float, float]:
+    if name.endswith(("rescale", "y_std")):
+        return FACTOR_LEAST, FACTOR_LIMIT
+    sizes = {"float32": FACTOR_LIMIT, "int32": LOG2_LIMIT * LOG2_UNITS, "int16": SPATIAL_WEIGHT_LIMIT}
+    limit = sizes.get(str(value.dtype), SHIFT_LIMIT if name.endswith(".shift") else WEIGHT_LIMIT)
+    return -limit, limit
 
 
 def _require_exact(weight: np.ndarray, limit: int) -> None:

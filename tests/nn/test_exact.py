@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from dataclasses import replace
 from typing import Any
 
@@ -60,21 +61,30 @@ def multiplies(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) 
 
 
 @pytest.mark.parametrize("levels", [False, True])
-@pytest.mark.parametrize("threads", [1, 2])
-def test_every_way_to_multiply_gives_the_picture_of_numpy(packaged, multiplies, threads, levels):
+@pytest.mark.parametrize(("threads", "size"), [(1, (9, 13)), (2, (9, 13)), (1, (1, 1)), (2, (1, 40)), (1, (33, 1))])
+def test_every_way_to_multiply_gives_the_picture_of_numpy(packaged, multiplies, threads, size, levels):
     spec, arrays = packaged
-    synthesis = ExactSynthesis(spec, arrays, CPU)
-    y_hat = 4 * latents(spec.latent, 9, 13)[0]
-    y_hat[:, 2, 3] *= 1000  # far beyond what is coded
-    centi = torch.randint(0, 100, (1, 9, 13), generator=torch.Generator().manual_seed(1)) * 100
+    synthesis = pickle.loads(pickle.dumps(ExactSynthesis(spec, arrays, CPU)))
+    y_hat = 4 * latents(spec.latent, *size)[0]
+    y_hat[:, 0, 0] *= 1000  # far beyond what is coded
+    centi = torch.randint(0, 100, (1, *size), generator=torch.Generator().manual_seed(1)) * 100
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         found = synthesis(y_hat.clone(), centi if levels else torch.tensor([4321]))
     finally:
         torch.set_num_threads(before)
-    qualities = centi[0].numpy() if levels else np.full((9, 13), 4321)
+    qualities = centi[0].numpy() if levels else np.full(size, 4321)
     assert np.array_equal(found.numpy(), in_numpy(spec, arrays, y_hat.numpy(), qualities))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_gives_the_picture_of_numpy(packaged):
+    spec, arrays = packaged
+    y_hat = 4 * latents(spec.latent, 9, 13)[0]
+    found = ExactSynthesis(spec, arrays, torch.device("cuda"))(y_hat.cuda(), torch.tensor([4321]).cuda())
+    assert np.array_equal(found.cpu().numpy(), in_numpy(spec, arrays, y_hat.numpy(), np.full((9, 13), 4321)))
 
 
 def in_numpy(spec: HyperpriorSpec, arrays: Arrays, y_hat: np.ndarray, quality_centi: np.ndarray) -> np.ndarray:
@@ -227,10 +237,11 @@ def test_a_cpu_that_cuts_off_sums_of_bytes_multiplies_floats(monkeypatch):
         ("up.weight", None, "exact.up.weight, which is None"),
         ("1.spatial.weight", lambda x: x.astype(np.int8), "exact.1.spatial.weight, which is"),
         ("head.bias", lambda x: x[:-1], "exact.head.bias, which is"),
-        ("0.rescale", lambda x: x * np.float32(np.nan), "exact.0.rescale has values beyond"),
-        ("0.gate.shift", lambda x: np.full_like(x, 120), "exact.0.gate.shift has values beyond"),
-        ("log2_gain", lambda x: x + (1 << 28), "exact.log2_gain has values beyond"),
-        ("klt.high.weight", lambda x: np.full_like(x, -128), "exact.klt.high.weight has values beyond"),
+        ("0.rescale", lambda x: x * np.float32(np.nan), "exact.0.rescale has values outside of"),
+        ("0.gate.shift", lambda x: np.full_like(x, 120), "exact.0.gate.shift has values outside of"),
+        ("log2_gain", lambda x: x + (1 << 28), "exact.log2_gain has values outside of"),
+        ("klt.high.weight", lambda x: np.full_like(x, -128), "exact.klt.high.weight has values outside of"),
+        ("y_std", lambda x: 0 * x, "exact.y_std has values outside of 1e-09"),
         ("more", lambda x: np.zeros(3), "exact.more, which is"),
     ],
 )

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.codecs.learned.steps import Steps
-from pipeline.codecs.learned.tiles import tiled
+from pipeline.codecs.learned.tiles import HALO_PX, tiled
 from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.nn import exact
 from pipeline.nn.freeze import FrozenTransforms
@@ -21,6 +21,7 @@ class Synthesis:
         self, model: FrozenModel, spec: HyperpriorSpec, transforms: FrozenTransforms, device: torch.device, bf16: bool
     ) -> None:
         self.g_s, self.device, self.bf16 = transforms.g_s, device, bf16
+        self.halo_px = max(HALO_PX, 16 * -(-spec.decoder_blocks // 2))  # a block looks 8 px further
         self.exact = exact.ExactSynthesis(spec, model.arrays, device) if exact.in_integers(model.arrays) else None
 
     def picture(
@@ -43,7 +44,7 @@ class Synthesis:
             return _bytes(tinted(self.g_s(here.in_pixel_units(part), here.quality), gray) * 255)
 
         with torch.autocast(self.device.type, torch.bfloat16, enabled=fast):  # not that of whoever calls
-            tiled(*padded, tile, out, 1)
+            tiled(*padded, tile, out, 1, self.halo_px)
         return np.ascontiguousarray(out[0, :, :height_px, :width_px].permute(1, 2, 0).cpu().numpy())
 
 
