@@ -12,8 +12,9 @@ Jacob et al., "Quantization and Training of Neural Networks for Efficient Intege
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,6 +45,10 @@ LOG2_UNITS = 1 << 16
 FACTOR_LEAST, FACTOR_LIMIT, SHIFT_LIMIT, LOG2_LIMIT = 1e-9, 1e6, 40, 30
 """No model has any like it; beyond, float32 could overflow."""
 KEPT_QUALITIES = 128
+PLAIN: tuple[Any, ...] = 1.0, 0, torch.float32, "none", [], ""
+"""What comes out of a product of bytes: float32, as it is."""
+ROUNDING = float(3 * (1 << 22) + 128)
+"""There float32 are one apart: adding it rounds, ties to even, and leaves a byte, 128 more, at the end."""
 STRIP_POSITIONS = 1536
 """So many positions at a time have what is between the two products of a feed-forward in the cache."""
 
@@ -68,20 +73,19 @@ class ByteLinear:
         if self.in_bytes:
             self.packed = torch.ops.onednn.qlinear_prepack(factors, None)
             self.zeros = torch.zeros(len(weight), dtype=torch.int64, device="cpu")
+            self.product = _byte_product()
         else:
             self.weight = factors.float().t().contiguous()
 
     def __call__(self, codes: Tensor) -> Tensor:
         if self.in_bytes:
-            return _byte_product(codes, self.packed, self.scale, self.zeros, self.bias)
+            return self.product(codes, 1.0, 128, self.packed, self.scale, self.zeros, self.bias, *PLAIN)
         return ((codes.float() - 128) @ self.weight).mul_(self.scale).add_(self.bias)
 
 
-def _byte_product(codes: Tensor, packed: Tensor, scale: Tensor, zeros: Tensor, bias: Tensor | None) -> Tensor:
-    out: Tensor = torch.ops.onednn.qlinear_pointwise(
-        codes, 1.0, 128, packed, scale, zeros, bias, 1.0, 0, torch.float32, "none", [], ""
-    )
-    return out
+def _byte_product() -> Callable[..., Tensor]:
+    found: Callable[..., Tensor] = torch.ops.onednn.qlinear_pointwise.default
+    return found
 
 
 @cache
@@ -95,16 +99,17 @@ def multiplies_bytes() -> bool:
     bias = torch.from_numpy((np.arange(len(factors)) / 3 - 5).astype(np.float32))
     wanted = ((codes.long() - 128) @ factors.long().t() * scale.double() + bias.double()).float()
     try:
-        packed = torch.ops.onednn.qlinear_prepack(factors, None)
+        product, packed = _byte_product(), torch.ops.onednn.qlinear_prepack(factors, None)
         zeros = torch.zeros(len(factors), dtype=torch.int64, device="cpu")
-        found = [_byte_product(part, packed, scale, zeros, bias) for part in (codes, codes[:1], codes[5:6])]
+        parts = codes, codes[:1], codes[5:6]
+        found = [product(part, 1.0, 128, packed, scale, zeros, bias, *PLAIN) for part in parts]
     except (AttributeError, RuntimeError, NotImplementedError):
         return False
     return all(map(torch.equal, found, (wanted, wanted[:1], wanted[5:6])))
 
 
 class _Block:
-    """`layers.DepthConvBlock`: x (h, w, C) float32 in units of its own, changed in place."""
+    """`layers.DepthConvBlock`: x (1, h, w, C) float32 in units of its own, changed in place."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray], name: str, device: torch.device) -> None:
         self.enter, self.spread = (
@@ -118,28 +123,25 @@ class _Block:
         scale = _power(shift)
         self.kernel = (torch.from_numpy(weight).float() * scale[:, None]).view(-1, 1, 3, 3).to(device)
         self.bias = torch.from_numpy(bias).to(device)
+        self.convolved: Callable[..., Tensor] = _depthwise if device.type == "cuda" else F.conv2d
 
     def __call__(self, x: Tensor) -> Tensor:
-        height, width, channels = x.shape
-        rows = x.view(-1, channels)
-        v = self.expand(entered(rows, self.enter))
+        _, height, width, channels = x.shape
+        v = self.expand(entered(x, self.enter))
         spread = gate(v.round()).mul_(v).mul_(self.spread).round_().clamp_(-SPATIAL_LIMIT, SPATIAL_LIMIT)
-        seen = self._convolved(spread.view(1, height, width, channels).permute(0, 3, 1, 2))
-        rows.add_(self.project(coded(seen.permute(0, 2, 3, 1).reshape(-1, channels).add_(self.bias))))
-        together = len(rows) if rows.is_cuda else STRIP_POSITIONS
-        for first in range(0, len(rows), together):
-            strip = rows[first : first + together]
-            both = self.gate(_bytes(strip.round().clamp_(-CODE_LIMIT, CODE_LIMIT)))
-            passed = gate(both[:, 2 * channels :].round_()).mul_(both[:, : 2 * channels])
-            strip.add_(self.merge(coded(passed)))
+        seen = self.convolved(spread.permute(0, 3, 1, 2), self.kernel, None, 1, 1, 1, channels)
+        x.add_(self.project(coded(seen.permute(0, 2, 3, 1).add_(self.bias))))
+        together = height if x.is_cuda else max(1, STRIP_POSITIONS // width)
+        for strip in [x] if height <= together else x.split(together, 1):
+            u, v = self.gate(coded(strip.clone())).chunk(2, 3)
+            strip.add_(self.merge(coded(gate(v.round_()).mul_(u))))
         return x
 
-    def _convolved(self, x: Tensor) -> Tensor:
-        """cuDNN may transform factors (Winograd, FFT), and sums are exact no more; torch's own kernel does not."""
-        if x.is_cuda:
-            found: Tensor = torch.ops.aten._conv_depthwise2d(x, self.kernel, [3, 3], None, [1, 1], [1, 1], [1, 1])
-            return found
-        return F.conv2d(x, self.kernel, padding=1, groups=len(self.kernel))
+
+def _depthwise(x: Tensor, kernel: Tensor, *_: object) -> Tensor:
+    """For GPUs: cuDNN may transform factors (Winograd, FFT), and sums are exact no more. torch's own does not."""
+    found: Tensor = torch.ops.aten._conv_depthwise2d(x, kernel, [3, 3], None, [1, 1], [1, 1], [1, 1])
+    return found
 
 
 def in_integers(arrays: Mapping[str, np.ndarray]) -> bool:
@@ -184,10 +186,10 @@ class ExactSynthesis:
         x_hat = _rows(self._linear(steps * to_klt), height, width, 16).contiguous()
         h = self.up(self._entered(steps * to_asinh)).view(len(steps), -1, 4).mul_(of_h[..., None])
         h = h.view(height, width, -1, 2, 2).permute(0, 3, 1, 4, 2)
-        x = h.reshape(2 * height, 2 * width, -1)
+        x = h.reshape(1, 2 * height, 2 * width, -1)
         for block in self.blocks:
             x = block(x)
-        fine = self.head(entered(x.view(-1, x.shape[2]), self.leave))
+        fine = self.head(entered(x, self.leave))
         x_hat.view(2 * height, 8, 2 * width, 24).add_(_rows(fine, 2 * height, 2 * width, 8))
         return x_hat.view(16 * height, 16 * width, 3)
 
@@ -196,7 +198,7 @@ class ExactSynthesis:
         y = y.round_().clamp_(-Y_LIMIT, Y_LIMIT)
         high = (y * (1 / Y_HIGH)).round_()
         low = torch.cat([y.sub_(high * Y_HIGH), high[:, :FINE_CHANNELS]], dim=1)
-        return self.high(_bytes(high)).add_(self.low(_bytes(low)))
+        return self.high(coded(high)).add_(self.low(coded(low)))
 
     def _entered(self, y: Tensor) -> Tensor:
         """(n, M) in units of asinh's table to bytes."""
@@ -204,9 +206,9 @@ class ExactSynthesis:
         return coded(self.asinh.index_select(0, place.view(-1)).view(y.shape).mul_(self.entry))
 
     def _factors(self, quality_centi: Tensor) -> list[Tensor]:
-        """What y_hat is multiplied by for the KLT and for asinh, (1 or n, M), and what h is, (1 or n, C)."""
+        """What y_hat is multiplied by for the KLT and for asinh, (M,) or (n, M), and what h is, (C,) or (n, C)."""
         if quality_centi.dim() == 1:
-            return [x[None] for x in self._factors_at(int(quality_centi))]
+            return self._factors_at(int(quality_centi))
         found, place = quality_centi.reshape(-1).unique(return_inverse=True)
         tables = zip(*(self._factors_at(int(centi)) for centi in found.tolist()), strict=True)
         return [torch.stack(table).index_select(0, place) for table in tables]
@@ -230,18 +232,13 @@ def _rows(patches: Tensor, height: int, width: int, side: int) -> Tensor:
 
 
 def entered(x: Tensor, rescale: Tensor) -> Tensor:
-    """The bytes of x (n, C), which changes to units in which photos stay within 127, and is held there."""
-    return _bytes(x.mul_(rescale).clamp_(-CODE_LIMIT, CODE_LIMIT).round())
+    """The bytes of x (..., C), which changes to units in which photos stay within 127, and is held there."""
+    return x.mul_(rescale).clamp_(-CODE_LIMIT, CODE_LIMIT).add(ROUNDING).view(torch.int32).to(torch.uint8)
 
 
 def coded(x: Tensor) -> Tensor:
-    """The bytes of x (n, C), which is overwritten."""
-    return _bytes(x.round_().clamp_(-CODE_LIMIT, CODE_LIMIT))
-
-
-def _bytes(codes: Tensor) -> Tensor:
-    """codes + 128 as uint8; straight from float32 that takes torch five times as long."""
-    return codes.to(torch.int8).view(torch.uint8).bitwise_xor_(128)
+    """The bytes of x, which is overwritten: round(x) + 128 as uint8."""
+    return x.clamp_(-CODE_LIMIT, CODE_LIMIT).add_(ROUNDING).view(torch.int32).to(torch.uint8)
 
 
 def gate(v: Tensor) -> Tensor:

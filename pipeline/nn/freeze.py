@@ -98,8 +98,15 @@ class FrozenTransforms(nn.Module):
         floats = {k: torch.from_numpy(v.astype(np.float32)) for k, v in arrays.items() if k.startswith(FLOAT_PARTS)}
         self.load_state_dict(floats)
         self.requires_grad_(False).eval()
-        for layer in (self.g_a.klt, self.g_a.stem, self.g_s.klt, self.g_s.head):
+        for layer in (self.g_a.klt, self.g_a.stem, self.g_s.klt, self.g_s.head, self.g_a.blocks, self.g_s.blocks):
             layer.settle()
+
+    def branches_to_bf16(self, decoder: bool) -> None:
+        """Weights that are only used under autocast, which would bring them to bf16 at every call; g_s if `decoder`."""
+        for layer in (self.g_a.stem, self.g_a.blocks, self.g_a.down):
+            layer.to(torch.bfloat16)
+        for layer in (self.g_s.up, self.g_s.blocks, self.g_s.head) if decoder else ():
+            layer.to(torch.bfloat16)
 
     def gain(self, quality: Tensor) -> Tensor:
         """(B,) in [0, 1] to (B, M, 1, 1)."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -48,21 +48,27 @@ class IntegerLayer:
     shift: int
     relu: bool
 
+    @cached_property
+    def _taps(self) -> list[Array]:
+        """Matrices, where torch is loaded as its tensors."""
+        torch = sys.modules.get("torch")
+        if torch is None or not isinstance(self.weight, np.ndarray):
+            return list(self.weight)
+        return list(torch.from_numpy(self.weight))
+
     def __call__(self, x: Array) -> Array:
         """(in, h, w) to (out, h, w)."""
         channels, height, width = x.shape
         if self.weight.shape[0] == 1:
-            total = _product(self.weight[0], x.reshape(channels, height * width))
+            total = _product(self._taps[0], x.reshape(channels, height * width))
         else:
             padded = _zeros_like(x, (channels, height + 2, width + 2))
             padded[:, 1:-1, 1:-1] = x
-            total = sum(
-                _product(
-                    self.weight[3 * i + j], padded[:, i : i + height, j : j + width].reshape(channels, height * width)
-                )
-                for i in range(3)
-                for j in range(3)
-            )
+            total = 0
+            for place, tap in enumerate(self._taps):
+                i, j = divmod(place, 3)
+                seen = padded[:, i : i + height, j : j + width]
+                total = total + _product(tap, seen.reshape(channels, height * width))
         total += self.bias[:, None]
         total *= 0.5**self.shift
         return _floored(total, 0 if self.relu else -ACTIVATION_LIMIT, ACTIVATION_LIMIT).reshape(-1, height, width)
@@ -209,7 +215,8 @@ def _product(weight: Array, x: Array) -> Array:
     torch = sys.modules.get("torch")
     if torch is None or not isinstance(x, np.ndarray):
         return weight @ x
-    return torch.matmul(torch.from_numpy(weight), torch.from_numpy(x)).numpy()
+    weight = torch.from_numpy(weight) if isinstance(weight, np.ndarray) else weight
+    return torch.matmul(weight, torch.from_numpy(x)).numpy()
 
 
 def _zeros_like(x: Array, shape: tuple[int, ...]) -> Array:

@@ -9,6 +9,8 @@ count, not MACs, decide speed (Li et al., DCVC-RT, CVPR 2025). H and W are multi
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -35,7 +37,22 @@ class Blocks(nn.Sequential):
         if limited:
             self.register_buffer("limits", torch.full((count + 1, width, 1, 1), FREE))
 
+    def settle(self) -> None:
+        """Keep the lower bounds of channels that are limited, too, for weights that change no more."""
+        if "limits" in self._buffers:
+            self.register_buffer("lowest", -self.limits, persistent=False)
+
     def forward(self, x: Tensor) -> Tensor:
+        lowest = self._buffers.get("lowest")
+        if lowest is not None:
+            lows, highs = lowest.to(x.dtype).unbind(), self.limits.to(x.dtype).unbind()
+            if torch.is_grad_enabled():
+                for block, low, high in zip(self, lows, highs, strict=False):
+                    x = block(_Within.apply(x, low, high))
+                return cast(Tensor, _Within.apply(x, lows[-1], highs[-1]))
+            for block, low, high in zip(self, lows, highs, strict=False):
+                x = block(x.clamp_(low, high))
+            return x.clamp_(lows[-1], highs[-1])
         for k, block in enumerate(self):
             x = block(self._within(x, k))
         return self._within(x, len(self))
@@ -49,20 +66,20 @@ class Blocks(nn.Sequential):
         limit = self.limits[place].to(x.dtype)
         if self.training:
             return x.clamp(-limit, limit)
-        return _Within.apply(x, limit) if torch.is_grad_enabled() else x.clamp_(-limit, limit)
+        return _Within.apply(x, -limit, limit) if torch.is_grad_enabled() else x.clamp_(-limit, limit)
 
 
 class _Within(torch.autograd.Function):
-    """x kept in [-limit, limit], in place; its gradient passes. For slopes of trained networks, at half the time."""
+    """x kept in [low, high], in place; its gradient passes. For slopes of trained networks, at half the time."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, limit: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+    def forward(ctx, x: Tensor, low: Tensor, high: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
         ctx.mark_dirty(x)
-        return x.clamp_(-limit, limit)
+        return x.clamp_(low, high)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[no-untyped-def]
-        return grad, None
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
+        return grad, None, None
 
 
 class AnalysisTransform(nn.Module):

@@ -49,6 +49,8 @@ class Networks:
         self.transforms = transforms.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.bf16 = self.device.type == "cuda" or has_fast_bf16()
         self.synthesis = Synthesis(model, spec, self.transforms, self.device, self.bf16)
+        if self.bf16:
+            self.transforms.branches_to_bf16(decoder=self.synthesis.exact is not None)
         self.quantiser = Quantiser(model, self.device)
         self.trellis = TrellisQuantiser(model, model.trellis, self.device) if model.trellis else None
         self.h_s = model.h_s  # on a CPU, NumPy is faster at what is between the products of its layers

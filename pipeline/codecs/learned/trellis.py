@@ -43,12 +43,13 @@ class TrellisQuantiser:
         `index` are scale indexes, `error_bits` is the price of a squared error; both spread to the same shape.
         """
         steps = order.steps(index.expand_as(residual).cpu().numpy().ravel(), self.skip_below)
-        symbols, values = (torch.zeros(residual.numel(), device=self.device) for _ in range(2))
+        symbols, values = torch.zeros(2, residual.numel(), device=self.device)
         if steps:
             # On a CPU, index_select and scatter_ take a quarter of the time of indexing by tensors.
             at = torch.from_numpy(np.concatenate([positions for _, positions in steps])).to(self.device)
-            spread = (x.expand_as(residual).reshape(-1) for x in (residual, index, error_bits))
-            target, scale, price = (x.index_select(0, at) for x in spread)
+            target = residual.reshape(-1).index_select(0, at)
+            scale = index.expand_as(residual).reshape(-1).index_select(0, at)
+            price = error_bits.expand_as(residual).reshape(-1).index_select(0, at)
             magnitudes, costs = self._candidates(target.abs(), scale.int(), price)
             path = _cheapest_path(costs.cpu().numpy(), [len(positions) for _, positions in steps])
             choice = torch.from_numpy(path).to(self.device)
@@ -75,30 +76,34 @@ class TrellisQuantiser:
     def _candidates(self, target: Tensor, scale: Tensor, price: Tensor) -> tuple[Tensor, Tensor]:
         """The best even and odd magnitude under each quantiser, and their costs: (parity, quantiser, n) each."""
         costs = torch.empty(2, 2, len(target), device=self.device)
+        even_costs, odd_costs = costs[0].unbind(), costs[1].unbind()
         smallest = torch.arange(2, dtype=torch.int16, device=self.device)[:, None, None]
         magnitudes = smallest.repeat(1, 2, len(target))
+        evens, odds = magnitudes[0].unbind(), magnitudes[1].unbind()
         nothing, large = price * target.square(), places(target >= self.step / 2)
-        far, far_scale, far_price = (x.index_select(0, large) for x in (target, scale, price))
+        far, far_price = target.index_select(0, large), price.index_select(0, large)
+        far_scale = scale.index_select(0, large)
         for quantiser in range(2):
             tables = slice(quantiser * INDEX_COUNT, (quantiser + 1) * INDEX_COUNT)
             bits, shifts = self.bits[tables], self.shifts[tables]
             # Below half a step there is 0 and there is 1.
-            torch.add(bits[:, 0].index_select(0, scale), nothing, out=costs[0, quantiser])
+            torch.add(bits[:, 0].index_select(0, scale), nothing, out=even_costs[quantiser])
             ones = self._points(torch.ones(1, device=self.device), quantiser / 2, shifts)
             error = ones.index_select(0, scale).sub_(target).square_()
-            torch.addcmul(bits[:, 1].index_select(0, scale), price, error, out=costs[1, quantiser])
+            torch.addcmul(bits[:, 1].index_select(0, scale), price, error, out=odd_costs[quantiser])
             # Above, the two magnitudes around, and 0.
             lower = (far / self.step + quantiser / 2).floor_().clamp_max_(VALUE_LIMIT - 1)
             parity, shift, row = lower.remainder(2), shifts.index_select(0, far_scale), far_scale * bits.shape[1]
             even, odd = lower + parity, lower + 1 - parity
-            sent = [bits.reshape(-1).index_select(0, row + m.clamp_max(REACH).int()) for m in (even, odd)]
-            errors = [(far - self._points(m, quantiser / 2, shift)).square_() for m in (even, odd)]
-            paid, paid_odd = (torch.addcmul(b, far_price, e) for b, e in zip(sent, errors, strict=True))
-            zero = costs[0, quantiser].index_select(0, large)
-            costs[0, quantiser].scatter_(0, large, torch.minimum(paid, zero))
-            magnitudes[0, quantiser].scatter_(0, large, (even * (paid < zero)).short())
-            costs[1, quantiser].scatter_(0, large, paid_odd)
-            magnitudes[1, quantiser].scatter_(0, large, odd.short())
+            both, of_both = torch.stack([even, odd]), bits.reshape(-1)
+            sent = of_both.index_select(0, (row + both.clamp_max(REACH).int()).view(-1)).view(both.shape)
+            error = (far - self._points(both, quantiser / 2, shift)).square_()
+            paid, paid_odd = torch.addcmul(sent, far_price, error)
+            zero = even_costs[quantiser].index_select(0, large)
+            even_costs[quantiser].scatter_(0, large, torch.minimum(paid, zero))
+            evens[quantiser].scatter_(0, large, (even * (paid < zero)).short())
+            odd_costs[quantiser].scatter_(0, large, paid_odd)
+            odds[quantiser].scatter_(0, large, odd.short())
         return magnitudes, costs
 
 
