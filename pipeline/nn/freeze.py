@@ -103,9 +103,9 @@ class FrozenTransforms(nn.Module):
 
     def branches_to_bf16(self, decoder: bool) -> None:
         """Weights that are only used under autocast, which would bring them to bf16 at every call; g_s if `decoder`."""
-        for layer in (self.g_a.stem, self.g_a.blocks, self.g_a.down):
-            layer.to(torch.bfloat16)
-        for layer in (self.g_s.up, self.g_s.blocks, self.g_s.head) if decoder else ():
+        parts: list[nn.Module] = [self.g_a.stem, self.g_a.blocks, self.g_a.down]
+        parts += [self.g_s.up, self.g_s.blocks, self.g_s.head] if decoder else []
+        for layer in (layer for part in parts for layer in part.modules() if isinstance(layer, nn.Conv2d)):
             layer.to(torch.bfloat16)
 
     def gain(self, quality: Tensor) -> Tensor:
