@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -61,8 +63,6 @@ def test_symbols_are_read_without_torch(codec, tmp_path):
     out = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "p.spx")], capture_output=True, text=True, check=True
     )
-    import hashlib
-
     found = codec.entropy_decode(payload)
     expected = hashlib.sha256(found.y.tobytes() + found.z.tobytes()).hexdigest()
     assert out.stdout.split() == [expected, "False"]
@@ -106,6 +106,30 @@ def test_what_is_read_has_the_same_pixels_whatever_runs_it(tune, gray, monkeypat
                 assert np.array_equal(decoder.networks.synthesise(found), x_hat)
         finally:
             torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(
+    "lacking",
+    [
+        {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE", "ATEN_CPU_CAPABILITY": "avx512"},
+        {"ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"},
+        {"ONEDNN_MAX_CPU_ISA": "SSE41", "ATEN_CPU_CAPABILITY": "default"},
+    ],
+    ids=lambda lacking: lacking["ONEDNN_MAX_CPU_ISA"],
+)
+def test_a_cpu_that_has_less_shows_the_same_pixels(codec, tmp_path, lacking):
+    """What this CPU lacks, no library uses: other kernels, other sigmoids, sums of bytes that are cut off."""
+    payload = codec.encode(Picture(photo(75, 133))).payload
+    (tmp_path / "p.spx").write_bytes(payload)
+    script = (
+        "import sys, hashlib\n"
+        "from pipeline.codecs.learned.hyperprior import Hyperprior\n"
+        "decoded = Hyperprior(device='cpu').decode(open(sys.argv[1], 'rb').read())\n"
+        "print(hashlib.sha256(decoded.tobytes()).hexdigest())"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "p.spx")]
+    out = subprocess.run(command, capture_output=True, text=True, check=True, env={**os.environ, **lacking})
+    assert out.stdout.strip() == hashlib.sha256(codec.decode(payload).tobytes()).hexdigest()
 
 
 def test_tables_that_analysis_knows_already_are_those_the_entropy_coder_asks_for(codec, monkeypatch):
