@@ -1,6 +1,7 @@
 """Freezing: a trained network becomes arrays that decode for ever.
 
-g_a, g_s and h_a stay floats (stored as fp16); h_s becomes integers; per-quality tables become fixed point; the
+g_a, g_s and h_a stay floats (stored as fp16), pictures come from a g_s in integers where there is one
+(`training.quantised`); h_s becomes integers; per-quality tables become fixed point; the
 entropy coder's frequencies become integers that sum to 2^24 elsewhere (`training.export`). The result is one
 safetensors file whose SHA-256 is the identity of the model.
 """

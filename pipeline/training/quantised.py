@@ -2,8 +2,8 @@
 
 Weights and what goes into products are rounded in the forward pass; gradients pass as if they were not (Jacob et al.,
 CVPR 2018). Units of what goes in are learned with the weights (Esser et al., "Learned Step Size Quantization", ICLR
-2020), those of weights are powers of two a row, so that `nn.exact` gives what is trained here to a few thousandths of
-a level.
+2020), those of weights are powers of two a row. `nn.exact` then computes what is trained here, but for codes next to a
+tie, which may fall the other way.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from pipeline.nn import exact
 from pipeline.nn.exact import CODE_LIMIT, GATE_ONE, GATE_UNITS, LOG2_UNITS, PREFIX, SPATIAL_LIMIT, WEIGHT_LIMIT
-from pipeline.nn.layers import asinh, by_rows
+from pipeline.nn.layers import asinh, by_rows, ste_round
 from pipeline.nn.transforms import SynthesisTransform, modulated
 
 MAX_SHIFT = 20
@@ -63,18 +63,6 @@ class _Gate(torch.autograd.Function):
         return grad * smooth * (1 - smooth)
 
 
-class _Rounded(torch.autograd.Function):
-    """round(x) forward, identity backward."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        return x.round()
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        return grad
-
-
 class QuantisedSynthesis(nn.Module):
     """`g_s` with rounded factors: y_hat (B, M, h, w) in pixel units and quality (B,) to x_hat in [0, 1], not clamped.
 
@@ -109,7 +97,7 @@ class QuantisedSynthesis(nn.Module):
         g_s = self.g_s
         entry = y_hat / g_s.y_std
         if self._seen is None:
-            entry = _Rounded.apply(entry * exact.ASINH_UNITS) / exact.ASINH_UNITS
+            entry = ste_round(entry * exact.ASINH_UNITS) / exact.ASINH_UNITS
         h = self._product("up", self._coded("up/in", asinh(entry)))
         x = F.pixel_shuffle(h, 2) * modulated(g_s.modulation, quality)
         for k in range(len(g_s.blocks)):
@@ -258,8 +246,7 @@ def _rounded(weight: Tensor, limit: int) -> tuple[Tensor, Tensor]:
     """Rows of weight (out, in) times 2^shift, rounded to integers up to `limit`, and shifts (out,)."""
     top = weight.detach().abs().amax(1).clamp_min(1e-30)
     shift = torch.floor(torch.log2(limit / top)).clamp(-MAX_SHIFT, MAX_SHIFT)
-    found: Tensor = _Rounded.apply(weight * 2.0 ** shift[:, None])
-    return found, shift
+    return ste_round(weight * 2.0 ** shift[:, None]), shift
 
 
 def _spread(x: Tensor) -> Tensor:

@@ -113,8 +113,8 @@ class TrainSpec:
     `lr` is AdamW's peak; Muon, which trains the matrices, gets `matrix_lr_scale` times that.
     `init_from` is a model to start from: an id, a file, or `default` for the packaged one; its kind and sizes must be
     those of `model`, but for blocks of g_a and g_s, which may be fewer: others are added that change nothing at first.
-    `polish_steps` fit g_s, on a CPU and after the schedule, to `polish_crops` crops as the encoder sends them
-    (`polish.py`); 0 leaves it, and other kinds of model know no such thing.
+    `polish_steps` fit g_s, on a CPU and after the schedule, to `polish_crops` crops as the encoder sends them, and make
+    it one of integers (`polish.py`); 0 leaves it in floats, and other kinds of model know no such thing.
     `compile` runs the networks through torch.compile, a quarter faster on a CPU after a minute or two of compiling;
     `large_from` is the part of the schedule after which crops grow to `large_crop_px` at equal pixels a step.
     """
