@@ -82,6 +82,7 @@ class Symbols:
     reduced  the picture was made smaller before it was coded, height_px and width_px are of that, and this is how it is
         restored.
     adaptive  how far quality follows the picture (`learned.adaptive`), 1 to 64; 0 where it is the same everywhere.
+    wiener  the filter of the decoded picture, as section 6 of a container has it (`learned.wiener`); empty for none.
     index  (M, h, w) uint8, the tables that y was quantised for, where they are known already; no part of what is said.
     levels  (h, w) int8, the same for what quality does there where it is adaptive.
     """
@@ -96,6 +97,7 @@ class Symbols:
     reduced: Reduced | None = None
     trellis: bool = False
     adaptive: int = 0
+    wiener: bytes = b""
     index: np.ndarray | None = field(default=None, compare=False)
     levels: np.ndarray | None = field(default=None, compare=False)
 

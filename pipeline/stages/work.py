@@ -100,6 +100,7 @@ _SYMBOLS = pa.struct(
         "quality_centi": pa.int64(),
         "trellis": pa.bool_(),
         "adaptive": pa.int64(),
+        "wiener": pa.binary(),
         "y": _BLOB,
         "y_shape": pa.list_(pa.int64()),
         "y_type": pa.string(),
@@ -198,7 +199,7 @@ def _picture_from(row: Mapping[str, Any] | None) -> Picture | None:
     )
 
 
-_SCALARS = ("model_id", "height_px", "width_px", "gray", "quality_centi", "trellis", "adaptive")
+_SCALARS = ("model_id", "height_px", "width_px", "gray", "quality_centi", "trellis", "adaptive", "wiener")
 
 
 def _symbols_row(symbols: Symbols) -> dict[str, Any]:

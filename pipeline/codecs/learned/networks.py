@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pipeline.codecs.base import Symbols
 from pipeline.codecs.learned import adaptive
+from pipeline.codecs.learned.filtering import Evidence
 from pipeline.codecs.learned.quantise import PASSES, Quantiser, pulls, trusted
 from pipeline.codecs.learned.steps import Steps
 from pipeline.codecs.learned.symbols import Grid, mu_of, y_base
@@ -23,6 +24,7 @@ from pipeline.codecs.learned.synthesis import Synthesis, tinted
 from pipeline.codecs.learned.tiles import HALO_PX, TILE_PX, has_fast_bf16, pick_device, tiled
 from pipeline.codecs.learned.trellis import TrellisQuantiser
 from pipeline.codecs.learned.weights import FrozenModel
+from pipeline.codecs.learned.wiener import Wiener
 from pipeline.entropy.coder import VALUE_LIMIT
 from pipeline.nn import integer, models
 from pipeline.nn.freeze import FLOAT_PARTS, FrozenTransforms
@@ -95,15 +97,17 @@ class Networks:
         y_hat = y[0, :, : grid.height, : grid.width]  # y itself, until what it is rounded to takes its place
         index = np.empty(y_hat.shape, np.uint8) if height_px * width_px <= INDEX_LIMIT_PX else None
         symbols, passes = np.empty(y_hat.shape, dtype=np.int16), PASSES[effort]
+        evidence = Evidence(height_px, width_px, gray)
         for bands in _regions(self._bands(grid, quality_centi, z, strength, index), grid.width, passes):
             rows = slice(bands[0][0].start, bands[-1][0].stop)
             target = y_hat[:, rows].clone() if passes else y_hat[:, rows]
             error_bits = steps.within(16 * rows.start, 16 * rows.stop, 0, width_px).error_bits
             self._settle(bands, target, error_bits if self.trellis else None, symbols, y_hat)
-            for pull in pulls(passes, quality_centi / integer.QUALITY_UNITS):
-                slope = self._slope(rgb, y_hat, rows, steps, gray)
+            for number, pull in enumerate(pulls(passes, quality_centi / integer.QUALITY_UNITS), 1):
+                slope = self._slope(rgb, y_hat, rows, steps, gray, evidence if number == passes else None)
                 target += pull * (y_hat[:, rows] - trusted(slope.div_(2 * error_bits)) - target)
                 self._settle(bands, target, error_bits, symbols, y_hat)
+        wiener = evidence.filter(quality_centi / integer.QUALITY_UNITS)
         found = Symbols(
             model_id=self.model.model_id,
             height_px=height_px,
@@ -114,6 +118,7 @@ class Networks:
             z=z.cpu().numpy().astype(np.int16),
             trellis=self.trellis is not None,
             adaptive=strength,
+            wiener=b"" if wiener is None else wiener.to_bytes(self.model.tables),
             index=index,
             levels=None if levels is None else levels.cpu().numpy().astype(np.int8),
         )
@@ -176,8 +181,13 @@ class Networks:
             symbols[:, rows] = value.cpu().numpy()
             y_hat[:, rows] = centred + mu
 
-    def _slope(self, rgb: np.ndarray, y_hat: Tensor, rows: slice, steps: Steps, gray: bool) -> Tensor:
-        """Slope of lmbda times the decoded picture's squared error over rows of y_hat, (M, rows, w) bits a step."""
+    def _slope(
+        self, rgb: np.ndarray, y_hat: Tensor, rows: slice, steps: Steps, gray: bool, evidence: Evidence | None
+    ) -> Tensor:
+        """Slope of lmbda times the decoded picture's squared error over rows of y_hat, (M, rows, w) bits a step.
+
+        `evidence` is shown the picture that this decodes, which is nearly the one that will be sent.
+        """
         halo = HALO_PX // 16
         first, last = max(0, rows.start - halo), rows.stop + halo
         rgb, y_hat = rgb[16 * first : 16 * last], y_hat[:, first:last]
@@ -193,10 +203,13 @@ class Networks:
                     part = part.clone().requires_grad_()
                     branch = self.transforms.g_s.branch(part, here.quality.clone())
                 x_hat = tinted(linear + branch.detach(), gray)
+                pixel_bits = here.pixel_bits(x.shape[2], x.shape[3])
+                if evidence is not None:
+                    evidence.add(x_hat, x, pixel_bits)
                 error = x_hat[:, :, : x.shape[2], : x.shape[3]] - x
                 # What lies beyond the picture only fills up the last latents, and may be anything.
                 beyond = (0, x_hat.shape[3] - x.shape[3], 0, x_hat.shape[2] - x.shape[2])
-                over_x = error.mul_(2 * here.pixel_bits(x.shape[2], x.shape[3]))
+                over_x = error.mul_(2 * pixel_bits)
                 over_x = tinted(F.pad(over_x, beyond) if any(beyond) else over_x, gray)
                 (slope,) = torch.autograd.grad(branch, part, over_x)
                 slope = slope + self.transforms.g_s.linear_slope(over_x)
@@ -274,8 +287,9 @@ class Networks:
 
     def _picture(self, y_hat: Tensor, symbols: Symbols, precision: str = "fp32") -> np.ndarray:
         steps = self._steps(symbols.quality_centi, self._levels_of(symbols) if symbols.adaptive else None)
-        size = symbols.height_px, symbols.width_px
-        return self.synthesis.picture(y_hat, steps, *size, symbols.gray, precision)
+        size, gray = (symbols.height_px, symbols.width_px), symbols.gray
+        wiener = Wiener.of(symbols.wiener, self.model.tables, gray) if symbols.wiener else None
+        return self.synthesis.picture(y_hat, steps, *size, gray, precision, wiener)
 
 
 def _regions(bands: Iterator[ScaledBand], width: int, passes: int) -> Iterator[list[ScaledBand]]:

@@ -18,6 +18,7 @@ from pipeline.codecs.base import Symbols
 from pipeline.codecs.learned import adaptive
 from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.codecs.learned.weights_checks import Trellis
+from pipeline.codecs.learned.wiener import Wiener
 from pipeline.entropy.coder import SymbolDecoder, SymbolEncoder, Words
 from pipeline.errors import BitstreamError
 from pipeline.nn import integer
@@ -127,6 +128,8 @@ def entropy_encode(model: FrozenModel, symbols: Symbols) -> bytes:
         sections[container.REDUCED] = symbols.reduced.to_bytes()
     if symbols.adaptive:
         sections[container.ADAPTIVE] = bytes([symbols.adaptive])
+    if symbols.wiener:
+        sections[container.FILTER] = symbols.wiener
     return container.pack(
         Container(
             model_id=symbols.model_id,
@@ -222,6 +225,7 @@ def entropy_decode(model: FrozenModel, payload: bytes, on_band: Callable[[Decode
         reduced=box.reduced,
         trellis=box.trellis,
         adaptive=strength,
+        wiener=box.sections.get(container.FILTER, b""),
         levels=levels,
     )
 
@@ -241,6 +245,10 @@ def opened(model: FrozenModel, payload: bytes) -> Container:
         raise BitstreamError("payload: a reduced picture under a model with static tables; it is damaged")
     if box.adaptive and not model.h_s.layers:
         raise BitstreamError("payload: adaptive quantisation under a model with static tables; it is damaged")
+    if (section := box.sections.get(container.FILTER)) is not None:
+        if not model.h_s.layers:
+            raise BitstreamError("payload: a filter under a model with static tables; it is damaged")
+        Wiener.of(section, model.tables, box.gray)
     model.trellis_of(box.trellis)
     return box
 

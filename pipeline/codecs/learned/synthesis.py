@@ -6,9 +6,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.codecs.learned.filtering import filtered, kernel_of
 from pipeline.codecs.learned.steps import Steps
 from pipeline.codecs.learned.tiles import HALO_PX, tiled
 from pipeline.codecs.learned.weights import FrozenModel
+from pipeline.codecs.learned.wiener import Wiener
 from pipeline.nn import exact
 from pipeline.nn.freeze import FrozenTransforms
 from pipeline.nn.spec import HyperpriorSpec
@@ -25,7 +27,14 @@ class Synthesis:
         self.exact = exact.ExactSynthesis(spec, model.arrays, device) if exact.in_integers(model.arrays) else None
 
     def picture(
-        self, y_hat: Tensor, steps: Steps, height_px: int, width_px: int, gray: bool, precision: str = "fp32"
+        self,
+        y_hat: Tensor,
+        steps: Steps,
+        height_px: int,
+        width_px: int,
+        gray: bool,
+        precision: str = "fp32",
+        wiener: Wiener | None = None,
     ) -> np.ndarray:
         """(height_px, width_px, 3) uint8 of y_hat (1, M, h, w) in quantiser steps; a gray one has three equal channels.
 
@@ -33,6 +42,7 @@ class Synthesis:
         """
         padded = 16 * y_hat.shape[2], 16 * y_hat.shape[3]
         out = torch.empty(*padded, 3, dtype=torch.uint8, device=self.device).permute(2, 0, 1)[None]
+        kernel = None if wiener is None else kernel_of(wiener, self.device)
         fast = precision == "bf16" and self.bf16 and (self.exact is None or self.device.type != "cpu")
 
         def tile(top: int, bottom: int, left: int, right: int) -> Tensor:
@@ -40,8 +50,10 @@ class Synthesis:
             here = steps.within(top, bottom, left, right)
             if self.exact is not None and not fast:
                 levels = self.exact(part[0], here.centi)
-                return _bytes(_gray(levels) if gray else levels).permute(2, 0, 1)[None]
-            return _bytes(tinted(self.g_s(here.in_pixel_units(part), here.quality), gray) * 255)
+            else:
+                levels = self.g_s(here.in_pixel_units(part), here.quality)[0].permute(1, 2, 0).float() * 255
+            levels = _gray(levels) if gray else levels
+            return _bytes(levels if kernel is None else filtered(levels, kernel)).permute(2, 0, 1)[None]
 
         with torch.autocast(self.device.type, torch.bfloat16, enabled=fast):  # not that of whoever calls
             tiled(*padded, tile, out, 1, self.halo_px)
@@ -54,9 +66,9 @@ def tinted(x: Tensor, gray: bool) -> Tensor:
 
 
 def _gray(levels: Tensor) -> Tensor:
-    """The same of (H, W, 3), in an order of operations that every device keeps."""
+    """The mean of (H, W, 3), (H, W, 1), in an order of operations that every device keeps."""
     red, green, blue = levels.unbind(2)
-    return red.add(green).add_(blue).mul_(1 / 3)[..., None].repeat(1, 1, 3)
+    return red.add(green).add_(blue).mul_(1 / 3)[..., None]
 
 
 def _bytes(levels: Tensor) -> Tensor:

@@ -1,0 +1,170 @@
+"""Finding the Wiener filter of a picture, and applying it: exact in any order of summation, on every device."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pipeline.codecs.learned.wiener import (
+    LEVEL_LIMIT,
+    LEVEL_UNITS,
+    PAIRS,
+    RADIUS,
+    SHIFT_LIMIT,
+    Wiener,
+)
+
+SAMPLE_PX = 1 << 17
+LEAST_SHARE = 1 / 16
+"""Rows are looked at, drawn at random, until they are so many pixels, or such a share of a large picture."""
+TAP_DEVIATION = 0.05
+"""Of taps, as expected before a picture is seen."""
+BLOCK_PX, STRIP_FLOATS = 8, 1 << 16
+WIDEST = BLOCK_PX + 2 * RADIUS
+
+
+def filtered(levels: Tensor, kernel: Tensor) -> Tensor:
+    """Levels (H, W, C) on 0 .. 255, float32, through `kernel_of` a filter; W is a multiple of 8. Neither rounded nor
+    clamped; what lies outside is as the edge.
+
+    A product of 8 pixels of a row with their 12 neighbours of each of five rows, since no library promises how it
+    sums up a convolution.
+    """
+    height, width, colours = levels.shape
+    whole = (levels * LEVEL_UNITS).round_().clamp_(0, LEVEL_LIMIT).to(kernel.dtype)
+    beyond = (RADIUS, RADIUS, RADIUS, RADIUS)
+    padded = F.pad(whole.permute(2, 0, 1)[None], beyond, mode="replicate")[0].permute(1, 2, 0).contiguous()
+    blocks = padded.view(len(padded), -1).unfold(1, WIDEST * colours, BLOCK_PX * colours)
+    out = levels.new_empty(height, width // BLOCK_PX, BLOCK_PX * colours)
+    rows = height if levels.is_cuda else max(1, STRIP_FLOATS // (blocks.shape[1] * blocks.shape[2]))
+    for top in range(0, height, rows):
+        bottom = min(top + rows, height)
+        seen = blocks[top : bottom + 2 * RADIUS].reshape(-1, *blocks.shape[1:])
+        total = seen[: bottom - top] @ kernel[0]
+        for down in range(1, 2 * RADIUS + 1):
+            total += seen[down : down + bottom - top] @ kernel[down]
+        out[top:bottom] = total
+    return out.view(height, width, colours)
+
+
+def kernel_of(wiener: Wiener, device: torch.device) -> Tensor:
+    """(5, 12 C, 8 C): what each pixel of 12 in a row adds to 8 of a row, for each of five rows; a level is 1."""
+    taps, colours = wiener.kernel(), len(wiener.taps)
+    out = np.zeros((2 * RADIUS + 1, WIDEST, colours, BLOCK_PX, colours))
+    for place in range(BLOCK_PX):
+        for right in range(2 * RADIUS + 1):
+            out[:, place + right, :, place] = taps[:, :, :, right].transpose(2, 1, 0)
+    out = out.reshape(2 * RADIUS + 1, WIDEST * colours, BLOCK_PX * colours) / (LEVEL_UNITS << wiener.shift)
+    # Where float32 are multiplied as something less, as torch may be told to.
+    exact = device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
+    return torch.from_numpy(out).to(device, torch.float32 if exact else torch.float64)
+
+
+class Evidence:
+    """What least squares must know of a decoded picture and its error, gathered window by window.
+
+    Args:
+        height_px, width_px: of the picture.
+        gray: its colours are one.
+    """
+
+    def __init__(self, height_px: int, width_px: int, gray: bool) -> None:
+        self.colours, self.pixels = 1 if gray else 3, height_px * width_px
+        self.share = min(1.0, max(LEAST_SHARE, SAMPLE_PX / self.pixels))
+        size = len(PAIRS) * self.colours + (self.colours if self.colours > 1 else 0)
+        self.gram, self.cross, self.seen = np.zeros((size, size)), np.zeros((size, self.colours)), 0
+        self.random = np.random.default_rng(0)
+
+    def add(self, x_hat: Tensor, x: Tensor, bits: Tensor) -> None:
+        """A window of the decoded picture and the source, (1, 3, H, W) on 0 .. 1, and what a squared error of one
+        pixel of one colour is worth there, (1,) or (1, 1, H, W) bits.
+        """
+        height, width = x.shape[2:]
+        if min(height, width) <= 2 * RADIUS:
+            return
+        inner = height - 2 * RADIUS
+        rows = np.sort(self.random.choice(inner, max(1, round(self.share * inner)), replace=False)) + RADIUS
+        around = torch.from_numpy(rows[:, None] + np.arange(-RADIUS, RADIUS + 1)).to(x.device)
+        seen = x_hat[0, : self.colours].index_select(1, around.view(-1)).permute(1, 2, 0).float().cpu().numpy()
+        seen = seen.reshape(len(rows), 2 * RADIUS + 1, x_hat.shape[3], self.colours)[:, :, :width].clip(0, 1)
+        at = torch.from_numpy(rows).to(x.device)
+        wanted = x[0, : self.colours].index_select(1, at).permute(1, 2, 0).cpu().numpy()
+        features = _features(seen)
+        error = (wanted - seen[:, RADIUS])[:, RADIUS:-RADIUS].reshape(len(features), -1)
+        worth = bits.index_select(2, at)[0, 0, :, RADIUS:-RADIUS].reshape(-1, 1).cpu().numpy() if bits.dim() > 1 else None
+        scale = float(bits) if worth is None else 1.0
+        weighted = torch.from_numpy(features if worth is None else features * worth).t()
+        with torch.autocast("cpu", enabled=False):  # not NumPy multiplies: see `nn.integer`
+            self.gram += scale * (weighted @ torch.from_numpy(features)).numpy()
+            self.cross += scale * (weighted @ torch.from_numpy(error)).numpy()
+        self.seen += len(features)
+
+    def filter(self, quality: float) -> Wiener | None:
+        """The filter that saves most, in bits and errors together; None if none saves anything. Quality in [0, 1]."""
+        if not self.seen:
+            return None
+        # In units of levels, for all pixels of the picture; a squared error of 1/255 is worth that much less.
+        scale = self.pixels / self.seen
+        shift = min(SHIFT_LIMIT, 7 + round(3 * quality))
+        rows = [self._row(colour, scale, shift) for colour in range(self.colours)]
+        found = Wiener(shift, np.stack([taps for taps, _ in rows]).astype(np.int16))
+        saved = sum(bits for _, bits in rows)
+        return found if saved > HEAD_BITS and found.taps.any() and found.is_exact else None
+
+    def _row(self, colour: int, scale: float, shift: int) -> tuple[np.ndarray, float]:
+        """Taps of a colour, and the bits they save."""
+        own = len(PAIRS) * self.colours
+        columns, signs = np.arange(own), np.ones(own)
+        if self.colours == 3:
+            columns = np.append(columns, [own + colour, own + (colour + 2) % 3])
+            signs = np.append(signs, [1.0, -1.0])
+        gram = self.gram[np.ix_(columns, columns)] * (np.outer(signs, signs) * scale)
+        cross = self.cross[columns, colour] * (signs * scale)
+        return _rounded(gram, cross, 1 << shift)
+
+
+HEAD_BITS = 8 * 10
+"""Of a section: its head, and what whole words waste."""
+
+
+def _features(seen: np.ndarray) -> np.ndarray:
+    """What taps are multiplied by: (n, 5, W, C) to ((W - 4) n, 12 C, or 39)."""
+    count, _, width, colours = seen.shape
+    inner = width - 2 * RADIUS
+    centre = seen[:, RADIUS, RADIUS : RADIUS + inner]
+    out = np.empty((count, inner, len(PAIRS) * colours + (colours if colours > 1 else 0)), np.float32)
+    twice = 2 * centre
+    for k, (dy, dx) in enumerate(PAIRS):
+        one, other = (seen[:, RADIUS + s * dy, RADIUS + s * dx : RADIUS + s * dx + inner] for s in (1, -1))
+        pair = out[:, :, k * colours : (k + 1) * colours]
+        np.add(one, other, out=pair)
+        pair -= twice
+    for colour in range(out.shape[2] - len(PAIRS) * colours):
+        np.subtract(centre[..., (colour + 1) % colours], centre[..., colour], out=out[..., len(PAIRS) * colours + colour])
+    return out.reshape(count * inner, -1)
+
+
+def _rounded(gram: np.ndarray, cross: np.ndarray, units: int) -> tuple[np.ndarray, float]:
+    """Integers q for which q / units is best, and the bits they save: what w saves is 2 w cross - w gram w.
+
+    One tap after the other is rounded, or left out where that is cheaper, and those that follow put right what that
+    did (Hassibi & Stork, "Optimal Brain Surgeon", NIPS 1993).
+    """
+    size = len(cross)
+    inverse = np.linalg.inv(gram + np.eye(size) * (0.72 / TAP_DEVIATION**2))
+    taps, out = inverse @ cross, np.zeros(size)
+    spent = 0.0
+    for k in range(size):
+        whole = np.round(taps[k] * units)
+        price = 2 * np.log2(1 + abs(whole)) + 1
+        off = (taps[k] - whole / units) ** 2, taps[k] ** 2
+        keep = off[0] / inverse[k, k] + price < off[1] / inverse[k, k]
+        out[k] = whole if keep else 0
+        spent += price * keep + 0.5
+        change = (taps[k] - out[k] / units) / inverse[k, k]
+        taps[k + 1 :] -= inverse[k + 1 :, k] * change
+        inverse[k + 1 :, k + 1 :] -= np.outer(inverse[k + 1 :, k], inverse[k, k + 1 :]) / inverse[k, k]
+    q = out / units
+    return out, float(2 * q @ cross - q @ gram @ q - spent)

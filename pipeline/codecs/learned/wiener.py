@@ -1,0 +1,110 @@
+"""A Wiener filter of its own for each picture: what the encoder can say of the decoder's error in a hundred bytes.
+
+The decoder is trained for all photos. What its error has in common with one photo's colours and textures, the encoder
+finds by least squares, and sends as the taps of a 5x5 filter over all colours: 0.05 to 0.4 dB (training/LOG.md).
+It is symmetric around its centre and leaves flat colour as it is but for the differences between colours, so that
+12 pairs of neighbours for each colour and, in colour pictures, two differences are all it has. This module is what
+both ends know of it, in integers; `filtering` finds and applies it.
+
+Video coders do so in their loop: Tsai et al., "Adaptive Loop Filtering for Video Coding", IEEE J. Sel. Topics in
+Signal Processing 2013, is what ALF of VVC comes from; AV1 calls its own loop restoration.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.entropy.coder import SymbolDecoder, SymbolEncoder, Words
+from pipeline.entropy.tables import FrequencyTables
+from pipeline.errors import BitstreamError
+from pipeline.nn import integer
+
+RADIUS = 2
+PAIRS = tuple((dy, dx) for dy in range(RADIUS + 1) for dx in range(-RADIUS, RADIUS + 1) if (dy, dx) > (0, 0))
+"""(down, right) of one neighbour of each pair; the other is across the centre."""
+INNER = tuple(max(abs(dy), abs(dx)) == 1 for dy, dx in PAIRS)
+LEVEL_UNITS, LEVEL_LIMIT = 8, 255 * 8
+"""Levels 0 .. 255 go in eighths."""
+SHIFT_LIMIT = 10
+SUM_LIMIT = 1 << 24
+"""Every integer up to here is a float32."""
+INNER_RING, OUTER_RING, DIFFERENCES = range(3)
+
+
+def groups_of(colours: int) -> np.ndarray:
+    """Which of the three groups of taps, each with a table of its own, each column of taps is of."""
+    rings = np.repeat(np.where(INNER, INNER_RING, OUTER_RING), colours)
+    return np.concatenate([rings, np.full(2 if colours == 3 else 0, DIFFERENCES)])
+
+
+@dataclass(frozen=True, eq=False)
+class Wiener:
+    """taps (colours, 12 colours + 2), integers in units of 2^-shift; without the 2 for the 1 colour of a gray picture.
+
+    Row c is what is added to colour c. Column 3 k + d is times the sum of pair k of colour d less twice the centre;
+    the last two are times what colours c + 1 and c + 2, modulo 3, have more than colour c at the centre.
+    """
+
+    shift: int
+    taps: np.ndarray
+
+    def to_bytes(self, tables: FrequencyTables) -> bytes:
+        """Section 6 of a container; `tables` are those of the model."""
+        groups, sizes = groups_of(len(self.taps)), np.abs(self.taps)
+        indexes = []
+        for group in np.unique(groups):
+            of_group = sizes[:, groups == group]
+            index = integer.INDEX_STEPS_PER_OCTAVE * (np.log2(of_group.std() + of_group.mean() + 0.1) + 3)
+            indexes.append(_reaching(tables, int(np.clip(index, 0, len(tables) - 1)), int(of_group.max())))
+        spread = np.broadcast_to(np.array(indexes, np.uint8)[groups], self.taps.shape)
+        return bytes([self.shift, *indexes]) + SymbolEncoder(tables).encode(self.taps.ravel(), spread.ravel())
+
+    @classmethod
+    def of(cls, section: bytes, tables: FrequencyTables, gray: bool) -> Wiener:
+        """Reads what `to_bytes` wrote. Raises BitstreamError for what it cannot have written."""
+        colours = 1 if gray else 3
+        groups = groups_of(colours)
+        count = groups.max() + 1
+        head = np.frombuffer(section[: 1 + count], np.uint8)
+        if len(head) <= count or head[0] > SHIFT_LIMIT or head[1:].max() >= len(tables):
+            raise BitstreamError(
+                f"payload: a filter that starts with {section[: 1 + count].hex(' ') or 'nothing'}; expected a shift of 0 "
+                f"to {SHIFT_LIMIT} and {count} tables below {len(tables)}; it is damaged"
+            )
+        spread = np.broadcast_to(head[1:][groups], (colours, len(groups)))
+        decoder = SymbolDecoder(tables, b"")
+        found = cls(int(head[0]), decoder.decode(Words(section[1 + count :]), spread.ravel()).reshape(spread.shape))
+        if not found.is_exact:
+            raise BitstreamError(f"payload: a filter of taps up to {np.abs(found.taps).max()}; it is damaged")
+        return found
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether every sum of the filter is a float32, in any order."""
+        return bool((np.abs(self.kernel()).sum((1, 2, 3)) * LEVEL_LIMIT).max() < SUM_LIMIT)
+
+    def kernel(self) -> np.ndarray:
+        """The filter as a 5x5 convolution (cross-correlation) of levels: (out, in, 5, 5) int64, 2^shift for one."""
+        colours = len(self.taps)
+        out = np.zeros((colours, colours, 2 * RADIUS + 1, 2 * RADIUS + 1), np.int64)
+        here = out[:, :, RADIUS, RADIUS]
+        here += np.eye(colours, dtype=np.int64) << self.shift
+        for k, (dy, dx) in enumerate(PAIRS):
+            taps = self.taps[:, k * colours : (k + 1) * colours]
+            out[:, :, RADIUS + dy, RADIUS + dx] += taps
+            out[:, :, RADIUS - dy, RADIUS - dx] += taps
+            here -= 2 * taps.astype(np.int64)
+        for k in range(self.taps.shape[1] - len(PAIRS) * colours):
+            for colour in range(colours):
+                tap = int(self.taps[colour, len(PAIRS) * colours + k])
+                here[colour, (colour + 1 + k) % colours] += tap
+                here[colour, colour] -= tap
+        return out
+
+
+def _reaching(tables: FrequencyTables, index: int, largest: int) -> int:
+    """The first table from `index` on that holds `largest`; the last one if none does."""
+    able = np.flatnonzero(tables.reaches[index:] >= largest)
+    return index + int(able[0]) if len(able) else len(tables) - 1
