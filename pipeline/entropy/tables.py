@@ -71,7 +71,11 @@ class FrequencyTables:
 
     def bits(self, index: int) -> np.ndarray:
         """Cost in bits of each entry of a table, escape last: (2 * reach + 2,) float64."""
-        return PRECISION_BITS - np.log2(self._split[index])
+        return self._bits[index]
+
+    @cached_property
+    def _bits(self) -> list[np.ndarray]:
+        return [PRECISION_BITS - np.log2(table) for table in self._split]
 
     def __len__(self) -> int:
         return len(self.reaches)

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.codecs.learned.wiener import (
-    LEVEL_LIMIT,
-    LEVEL_UNITS,
-    PAIRS,
-    RADIUS,
-    SHIFT_LIMIT,
-    Wiener,
-)
+from pipeline.codecs.learned.wiener import LEVEL_LIMIT, LEVEL_UNITS, PAIRS, RADIUS, Wiener
 
 SAMPLE_PX = 1 << 17
 LEAST_SHARE = 1 / 16
 """Rows are looked at, drawn at random, until they are so many pixels, or such a share of a large picture."""
 TAP_DEVIATION = 0.05
 """Of taps, as expected before a picture is seen."""
-BLOCK_PX, STRIP_FLOATS = 8, 1 << 16
+HEAD_BITS = 8 * 10
+"""Of a section: its head, and what whole words waste."""
+BLOCK_PX, STRIP_FLOATS = 8, 1 << 17
+"""What a product takes of a row, and how much of a picture is in the cache while it does."""
 WIDEST = BLOCK_PX + 2 * RADIUS
 
 
@@ -37,21 +35,23 @@ def filtered(levels: Tensor, kernel: Tensor) -> Tensor:
     beyond = (RADIUS, RADIUS, RADIUS, RADIUS)
     padded = F.pad(whole.permute(2, 0, 1)[None], beyond, mode="replicate")[0].permute(1, 2, 0).contiguous()
     blocks = padded.view(len(padded), -1).unfold(1, WIDEST * colours, BLOCK_PX * colours)
-    out = levels.new_empty(height, width // BLOCK_PX, BLOCK_PX * colours)
-    rows = height if levels.is_cuda else max(1, STRIP_FLOATS // (blocks.shape[1] * blocks.shape[2]))
+    _, across, reads = blocks.shape
+    out = levels.new_empty(height * across, BLOCK_PX * colours)
+    first, *others = kernel.unbind()
+    rows = height if levels.is_cuda else max(1, STRIP_FLOATS // (across * reads))
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
-        seen = blocks[top : bottom + 2 * RADIUS].reshape(-1, *blocks.shape[1:])
-        total = seen[: bottom - top] @ kernel[0]
-        for down in range(1, 2 * RADIUS + 1):
-            total += seen[down : down + bottom - top] @ kernel[down]
-        out[top:bottom] = total
+        seen, size = blocks[top : bottom + 2 * RADIUS].reshape(-1, reads), (bottom - top) * across
+        total = seen[:size].mm(first)
+        for down, taps in enumerate(others, 1):
+            total.addmm_(seen[down * across : down * across + size], taps)
+        out[top * across : bottom * across] = total
     return out.view(height, width, colours)
 
 
 def kernel_of(wiener: Wiener, device: torch.device) -> Tensor:
     """(5, 12 C, 8 C): what each pixel of 12 in a row adds to 8 of a row, for each of five rows; a level is 1."""
-    taps, colours = wiener.kernel(), len(wiener.taps)
+    taps, colours = wiener.kernel, len(wiener.taps)
     out = np.zeros((2 * RADIUS + 1, WIDEST, colours, BLOCK_PX, colours))
     for place in range(BLOCK_PX):
         for right in range(2 * RADIUS + 1):
@@ -93,25 +93,27 @@ class Evidence:
         wanted = x[0, : self.colours].index_select(1, at).permute(1, 2, 0).cpu().numpy()
         features = _features(seen)
         error = (wanted - seen[:, RADIUS])[:, RADIUS:-RADIUS].reshape(len(features), -1)
-        worth = bits.index_select(2, at)[0, 0, :, RADIUS:-RADIUS].reshape(-1, 1).cpu().numpy() if bits.dim() > 1 else None
-        scale = float(bits) if worth is None else 1.0
-        weighted = torch.from_numpy(features if worth is None else features * worth).t()
+        weighted, scale = features, 1.0
+        if bits.dim() == 1:
+            scale = float(bits)
+        else:
+            weighted = features * bits[0, 0].index_select(0, at)[:, RADIUS:-RADIUS].reshape(-1, 1).cpu().numpy()
+        across = torch.from_numpy(weighted).t()
         with torch.autocast("cpu", enabled=False):  # not NumPy multiplies: see `nn.integer`
-            self.gram += scale * (weighted @ torch.from_numpy(features)).numpy()
-            self.cross += scale * (weighted @ torch.from_numpy(error)).numpy()
+            self.gram += scale * (across @ torch.from_numpy(features)).numpy()
+            self.cross += scale * (across @ torch.from_numpy(error)).numpy()
         self.seen += len(features)
 
     def filter(self, quality: float) -> Wiener | None:
         """The filter that saves most, in bits and errors together; None if none saves anything. Quality in [0, 1]."""
         if not self.seen:
             return None
-        # In units of levels, for all pixels of the picture; a squared error of 1/255 is worth that much less.
         scale = self.pixels / self.seen
-        shift = min(SHIFT_LIMIT, 7 + round(3 * quality))
+        shift = 5 + round(3 * quality)
         rows = [self._row(colour, scale, shift) for colour in range(self.colours)]
         found = Wiener(shift, np.stack([taps for taps, _ in rows]).astype(np.int16))
-        saved = sum(bits for _, bits in rows)
-        return found if saved > HEAD_BITS and found.taps.any() and found.is_exact else None
+        saves = sum(bits for _, bits in rows) > HEAD_BITS
+        return found if saves and found.is_exact else None
 
     def _row(self, colour: int, scale: float, shift: int) -> tuple[np.ndarray, float]:
         """Taps of a colour, and the bits they save."""
@@ -123,10 +125,6 @@ class Evidence:
         gram = self.gram[np.ix_(columns, columns)] * (np.outer(signs, signs) * scale)
         cross = self.cross[columns, colour] * (signs * scale)
         return _rounded(gram, cross, 1 << shift)
-
-
-HEAD_BITS = 8 * 10
-"""Of a section: its head, and what whole words waste."""
 
 
 def _features(seen: np.ndarray) -> np.ndarray:
@@ -142,7 +140,8 @@ def _features(seen: np.ndarray) -> np.ndarray:
         np.add(one, other, out=pair)
         pair -= twice
     for colour in range(out.shape[2] - len(PAIRS) * colours):
-        np.subtract(centre[..., (colour + 1) % colours], centre[..., colour], out=out[..., len(PAIRS) * colours + colour])
+        more = centre[..., (colour + 1) % colours]
+        np.subtract(more, centre[..., colour], out=out[..., len(PAIRS) * colours + colour])
     return out.reshape(count * inner, -1)
 
 
@@ -153,18 +152,18 @@ def _rounded(gram: np.ndarray, cross: np.ndarray, units: int) -> tuple[np.ndarra
     did (Hassibi & Stork, "Optimal Brain Surgeon", NIPS 1993).
     """
     size = len(cross)
-    inverse = np.linalg.inv(gram + np.eye(size) * (0.72 / TAP_DEVIATION**2))
-    taps, out = inverse @ cross, np.zeros(size)
-    spent = 0.0
+    # In bits, a normal distribution of taps is a parabola around 0.
+    inverse = np.linalg.inv(gram + np.eye(size) * (0.5 / np.log(2) / TAP_DEVIATION**2))
+    taps, out, spent = inverse @ cross, np.zeros(size), 0.0
     for k in range(size):
-        whole = np.round(taps[k] * units)
-        price = 2 * np.log2(1 + abs(whole)) + 1
-        off = (taps[k] - whole / units) ** 2, taps[k] ** 2
-        keep = off[0] / inverse[k, k] + price < off[1] / inverse[k, k]
+        whole = round(float(taps[k]) * units)
+        price = 2 * math.log2(1 + abs(whole)) + 1
+        rounding, omission = (taps[k] - whole / units) ** 2 / inverse[k, k], taps[k] ** 2 / inverse[k, k]
+        keep = rounding + price < omission
         out[k] = whole if keep else 0
         spent += price * keep + 0.5
         change = (taps[k] - out[k] / units) / inverse[k, k]
         taps[k + 1 :] -= inverse[k + 1 :, k] * change
-        inverse[k + 1 :, k + 1 :] -= np.outer(inverse[k + 1 :, k], inverse[k, k + 1 :]) / inverse[k, k]
+        inverse[k + 1 :, k + 1 :] -= inverse[k + 1 :, k, None] * (inverse[k, k + 1 :] / inverse[k, k])
     q = out / units
     return out, float(2 * q @ cross - q @ gram @ q - spent)

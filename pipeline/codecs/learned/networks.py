@@ -205,7 +205,9 @@ class Networks:
                 x_hat = tinted(linear + branch.detach(), gray)
                 pixel_bits = here.pixel_bits(x.shape[2], x.shape[3])
                 if evidence is not None:
-                    evidence.add(x_hat, x, pixel_bits)
+                    own = slice(max(16 * (rows.start - first) - top, 0), max(16 * (rows.stop - first) - top, 0))
+                    worth = pixel_bits if steps.everywhere else pixel_bits[:, :, own]
+                    evidence.add(x_hat[:, :, own], x[:, :, own], worth)
                 error = x_hat[:, :, : x.shape[2], : x.shape[3]] - x
                 # What lies beyond the picture only fills up the last latents, and may be anything.
                 beyond = (0, x_hat.shape[3] - x.shape[3], 0, x_hat.shape[2] - x.shape[2])

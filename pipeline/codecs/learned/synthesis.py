@@ -51,11 +51,13 @@ class Synthesis:
             if self.exact is not None and not fast:
                 levels = self.exact(part[0], here.centi)
             else:
-                levels = self.g_s(here.in_pixel_units(part), here.quality)[0].permute(1, 2, 0).float() * 255
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=fast):
+                    x_hat = self.g_s(here.in_pixel_units(part), here.quality)
+                levels = x_hat[0].permute(1, 2, 0).float() * 255
             levels = _gray(levels) if gray else levels
             return _bytes(levels if kernel is None else filtered(levels, kernel)).permute(2, 0, 1)[None]
 
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=fast):  # not that of whoever calls
+        with torch.autocast(self.device.type, enabled=False):  # not that of whoever calls
             tiled(*padded, tile, out, 1, self.halo_px)
         return np.ascontiguousarray(out[0, :, :height_px, :width_px].permute(1, 2, 0).cpu().numpy())
 

@@ -13,13 +13,13 @@ Signal Processing 2013, is what ALF of VVC comes from; AV1 calls its own loop re
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache, cached_property
 
 import numpy as np
 
 from pipeline.entropy.coder import SymbolDecoder, SymbolEncoder, Words
 from pipeline.entropy.tables import FrequencyTables
 from pipeline.errors import BitstreamError
-from pipeline.nn import integer
 
 RADIUS = 2
 PAIRS = tuple((dy, dx) for dy in range(RADIUS + 1) for dx in range(-RADIUS, RADIUS + 1) if (dy, dx) > (0, 0))
@@ -33,6 +33,7 @@ SUM_LIMIT = 1 << 24
 INNER_RING, OUTER_RING, DIFFERENCES = range(3)
 
 
+@cache
 def groups_of(colours: int) -> np.ndarray:
     """Which of the three groups of taps, each with a table of its own, each column of taps is of."""
     rings = np.repeat(np.where(INNER, INNER_RING, OUTER_RING), colours)
@@ -55,9 +56,7 @@ class Wiener:
         groups, sizes = groups_of(len(self.taps)), np.abs(self.taps)
         indexes = []
         for group in np.unique(groups):
-            of_group = sizes[:, groups == group]
-            index = integer.INDEX_STEPS_PER_OCTAVE * (np.log2(of_group.std() + of_group.mean() + 0.1) + 3)
-            indexes.append(_reaching(tables, int(np.clip(index, 0, len(tables) - 1)), int(of_group.max())))
+            indexes.append(_cheapest(tables, sizes[:, groups == group].astype(np.int64)))
         spread = np.broadcast_to(np.array(indexes, np.uint8)[groups], self.taps.shape)
         return bytes([self.shift, *indexes]) + SymbolEncoder(tables).encode(self.taps.ravel(), spread.ravel())
 
@@ -70,8 +69,8 @@ class Wiener:
         head = np.frombuffer(section[: 1 + count], np.uint8)
         if len(head) <= count or head[0] > SHIFT_LIMIT or head[1:].max() >= len(tables):
             raise BitstreamError(
-                f"payload: a filter that starts with {section[: 1 + count].hex(' ') or 'nothing'}; expected a shift of 0 "
-                f"to {SHIFT_LIMIT} and {count} tables below {len(tables)}; it is damaged"
+                f"payload: a filter that starts with {section[: 1 + count].hex(' ') or 'nothing'}; expected a shift of "
+                f"0 to {SHIFT_LIMIT} and {count} tables below {len(tables)}; it is damaged"
             )
         spread = np.broadcast_to(head[1:][groups], (colours, len(groups)))
         decoder = SymbolDecoder(tables, b"")
@@ -83,8 +82,9 @@ class Wiener:
     @property
     def is_exact(self) -> bool:
         """Whether every sum of the filter is a float32, in any order."""
-        return bool((np.abs(self.kernel()).sum((1, 2, 3)) * LEVEL_LIMIT).max() < SUM_LIMIT)
+        return bool((np.abs(self.kernel).sum((1, 2, 3)) * LEVEL_LIMIT).max() < SUM_LIMIT)
 
+    @cached_property
     def kernel(self) -> np.ndarray:
         """The filter as a 5x5 convolution (cross-correlation) of levels: (out, in, 5, 5) int64, 2^shift for one."""
         colours = len(self.taps)
@@ -104,7 +104,8 @@ class Wiener:
         return out
 
 
-def _reaching(tables: FrequencyTables, index: int, largest: int) -> int:
-    """The first table from `index` on that holds `largest`; the last one if none does."""
-    able = np.flatnonzero(tables.reaches[index:] >= largest)
-    return index + int(able[0]) if len(able) else len(tables) - 1
+def _cheapest(tables: FrequencyTables, sizes: np.ndarray) -> int:
+    """The table, of every fourth, that these magnitudes take the fewest bits under; the last one if none holds them."""
+    able = [index for index in range(0, len(tables), 4) if tables.reaches[index] >= sizes.max()]
+    bits = [np.add.reduce(tables.bits(index)[sizes + tables.reaches[index]], axis=None) for index in able]
+    return able[int(np.argmin(bits))] if able else len(tables) - 1
