@@ -49,7 +49,7 @@ class SymbolEncoder:
             reach = int(tables.reaches[table])
             values = symbols[positions].astype(np.int32)
             beyond = np.abs(values) > reach
-            if beyond.any():
+            if np.logical_or.reduce(beyond):
                 self._escaped.extend(int(v) for v in values[beyond])
                 values = np.where(beyond, reach + 1, values)
             prepared.append((table, np.ascontiguousarray(values + reach, dtype=np.int32)))
@@ -103,7 +103,7 @@ class SymbolDecoder:
         for table, positions in calls:
             reach = int(tables.reaches[table])
             values = coder.decode(tables.models[table], len(positions)) - reach
-            if values.max() > reach:
+            if np.maximum.reduce(values) > reach:
                 self._fill_escapes(values, reach)
             symbols[positions] = values
             if used is not None:

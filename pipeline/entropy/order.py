@@ -37,7 +37,7 @@ def groups(indexes: np.ndarray, skip_below: int) -> Calls:
 def steps(indexes: np.ndarray, skip_below: int) -> list[tuple[int, np.ndarray]]:
     """(scale index, positions) of what is coded side by side, one symbol a lane: groups in pieces of `lanes_of`."""
     found = list(groups(indexes, skip_below))
-    lanes = lanes_of(sum(len(positions) for _, positions in found))
+    lanes = lanes_of(sum([len(positions) for _, positions in found]))
     return [(index, at[first : first + lanes]) for index, at in found for first in range(0, len(at), lanes)]
 
 
@@ -52,7 +52,7 @@ def halves(indexes: np.ndarray, skip_below: int, count: int, symbols: np.ndarray
     `symbols` (n,) is read where positions have been handed out before, so that a decoder may fill it in on the way.
     """
     found = steps(indexes, skip_below)
-    now, following, before, earlier = np.zeros((4, max((len(at) for _, at in found), default=0)), bool)
+    now, following, before, earlier = np.zeros((4, max([len(at) for _, at in found], default=0)), bool)
     for index, at in found:
         n = len(at)
         second = now[:n].copy()

@@ -109,6 +109,7 @@ def seeds(name: str) -> list[bytes]:
             tiny.reduced(),
             tiny.payload(trellis=True),
             tiny.payload(trellis=True, adaptive=40),
+            tiny.filtered(),
         ]
     if name == "weights":
         return [tiny.file()]

@@ -11,6 +11,7 @@ from pipeline.bitstream import container
 from pipeline.bitstream.container import Reduced
 from pipeline.codecs.base import Symbols
 from pipeline.codecs.learned import symbols, weights
+from pipeline.codecs.learned.wiener import Wiener
 from pipeline.entropy.tables import freeze, logistic_pmf
 from pipeline.nn import integer
 from pipeline.nn.spec import SuperresSpec
@@ -72,6 +73,13 @@ def payload(
         model().model_id, height_px, width_px, False, quality_centi, y, z, trellis=trellis, adaptive=adaptive
     )
     return symbols.entropy_encode(model(), made)
+
+
+def filtered() -> bytes:
+    """A payload with a filter of its own."""
+    taps = np.random.default_rng(1).integers(-9, 9, (3, 38)).astype(np.int16)
+    box, how = container.unpack(payload(trellis=True)), Wiener(7, taps)
+    return container.pack(replace(box, sections={**box.sections, container.FILTER: how.to_bytes(model().tables)}))
 
 
 def reduced() -> bytes:

@@ -57,6 +57,7 @@ def main() -> None:
         add(codec, cases())
     add("cnn", [reduced_case()], reduced="auto")
     add("cnn", [tuned_case()], tune="ms-ssim")
+    add("cnn", filtered_cases())
 
 
 def reduced_case() -> tuple[str, Picture, float]:
@@ -74,6 +75,14 @@ def tuned_case() -> tuple[str, Picture, float]:
     return "tune-ms-ssim", Picture(photo[80:273, 150:407].copy()), 60.0
 
 
+def filtered_cases() -> Iterator[tuple[str, Picture, float]]:
+    """Photos of odd sides, in colours and gray, that come with a filter of their own."""
+    with Image.open(PHOTOS / "casa-mila.jpg") as image:
+        photo = np.asarray(image.convert("RGB"))
+    yield "filter", Picture(photo[90:423, 210:567].copy()), 60.0
+    yield "filter-gray", Picture(np.repeat(photo[90:423, 210:567, 1:2], 3, axis=2), gray=True), 80.0
+
+
 def add(codec_name: str, chosen: Iterable[tuple[str, Picture, float]], **options: str) -> None:
     model_id = weights.default_model_id(codec_name)
     for name, picture, quality in chosen:
@@ -84,6 +93,8 @@ def add(codec_name: str, chosen: Iterable[tuple[str, Picture, float]], **options
         payload = codec.encode(picture).payload
         if "reduced" in options and container.unpack(payload).reduced is None:
             raise SystemExit(f"{path}: full size won; choose a picture that is better reduced")
+        if name.startswith("filter") and container.FILTER not in container.unpack(payload).sections:
+            raise SystemExit(f"{path}: no filter pays; choose another picture")
         path.write_bytes(payload)
         expected = {
             "codec": codec_name,

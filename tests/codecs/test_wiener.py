@@ -1,0 +1,222 @@
+"""A filter of its own for each picture: exact, found by least squares, sent only where it pays."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from pipeline.bitstream import container
+from pipeline.codecs.learned import adaptive, networks, symbols, tiles
+from pipeline.codecs.learned.filtering import Evidence, filtered, kernel_of
+from pipeline.codecs.learned.hyperprior import Hyperprior
+from pipeline.codecs.learned.static import Transfer
+from pipeline.codecs.learned.wiener import Wiener, groups_of
+from pipeline.errors import BitstreamError
+from pipeline.metrics.distortion import mse, psnr_db
+from pipeline.nn.spec import HyperpriorSpec
+from pipeline.records import Picture, Rate, SourceImage
+from pipeline.stages.work import Work, pack, unpack
+from tests.codecs import made_static
+from tests.codecs.test_hyperprior import same_symbols
+from tests.contracts.codec import colour_picture, gray_picture
+
+QUALITY = Rate(quality=60.0)
+CPU = torch.device("cpu")
+TABLES = Hyperprior(QUALITY, device="cpu").frozen.tables
+
+
+@pytest.fixture(scope="module")
+def codec() -> Hyperprior:
+    return Hyperprior(QUALITY, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def photo() -> Picture:
+    return Picture(made_static.photos()[0])
+
+
+@pytest.fixture(scope="module")
+def sent(codec, photo):
+    """(symbols, picture) of a photo for which a filter pays."""
+    found, x_hat = codec.networks.analyse(photo.rgb, 6000, gray=False)
+    assert found.wiener
+    return found, x_hat
+
+
+def random_filter(seed: int, colours: int = 3, limit: int = 9, shift: int = 7) -> Wiener:
+    taps = np.random.default_rng(seed).integers(-limit, limit + 1, (colours, len(groups_of(colours))))
+    return Wiener(shift, taps.astype(np.int16))
+
+
+def by_the_book(wiener: Wiener, levels: np.ndarray) -> np.ndarray:
+    """As FORMAT.md says it, in integers: levels (H, W, C) to bytes."""
+    taps, colours = wiener.taps.astype(np.int64), levels.shape[2]
+    v = np.clip(np.round(levels * 8), 0, 2040).astype(np.int64)
+    height, width = v.shape[:2]
+    around = np.pad(v, ((2, 2), (2, 2), (0, 0)), mode="edge")
+    total = v << wiener.shift
+    pairs = [(0, 1), (0, 2), *((dy, dx) for dy in (1, 2) for dx in (-2, -1, 0, 1, 2))]
+    for k, (dy, dx) in enumerate(pairs):
+        one = around[2 + dy : 2 + dy + height, 2 + dx : 2 + dx + width]
+        other = around[2 - dy : 2 - dy + height, 2 - dx : 2 - dx + width]
+        total += (one + other - 2 * v) @ taps[:, k * colours : (k + 1) * colours].T
+    if colours == 3:
+        for c in range(3):
+            for j in (1, 2):
+                total[..., c] += taps[c, 35 + j] * (v[..., (c + j) % 3] - v[..., c])
+    return np.clip(np.round(total / 2.0 ** (wiener.shift + 3)), 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("colours", [1, 3])
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_the_filter_is_what_the_format_says_to_the_last_bit(colours, device):
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    for seed, (height, width) in enumerate([(16, 16), (48, 64), (33, 400)]):
+        levels = np.random.default_rng(seed).uniform(-20, 275, (height, width, colours)).astype(np.float32)
+        wiener = random_filter(seed, colours)
+        kernel = kernel_of(wiener, torch.device(device))
+        found = filtered(torch.from_numpy(levels).to(device), kernel).round().clamp(0, 255).byte().cpu().numpy()
+        assert np.array_equal(found, by_the_book(wiener, levels))
+
+
+def test_strips_and_a_lower_precision_of_products_do_not_change_it(monkeypatch):
+    levels = torch.from_numpy(np.random.default_rng(3).uniform(0, 255, (60, 320, 3)).astype(np.float32))
+    wiener = random_filter(4)
+    whole = filtered(levels, kernel_of(wiener, CPU))
+    monkeypatch.setattr("pipeline.codecs.learned.filtering.STRIP_FLOATS", 5000)
+    assert torch.equal(filtered(levels, kernel_of(wiener, CPU)), whole)
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
+    kernel = kernel_of(wiener, CPU)
+    assert kernel.dtype == torch.float64
+    assert torch.equal(filtered(levels, kernel), whole)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 1 << 30), st.booleans(), st.integers(0, 60), st.integers(0, 10))
+def test_taps_are_read_back(seed, gray, limit, shift):
+    wiener = random_filter(seed, 1 if gray else 3, limit, shift)
+    if wiener.is_exact:
+        back = Wiener.of(wiener.to_bytes(TABLES), TABLES, gray)
+        assert back.shift == shift
+        assert np.array_equal(back.taps, wiener.taps)
+
+
+def test_a_filter_pays_for_itself(codec, photo, sent):
+    found, x_hat = sent
+    plain = replace(found, wiener=b"")
+    before, after = mse(photo.rgb, codec.synthesise([plain])[0]), mse(photo.rgb, x_hat)
+    lmbda = HyperpriorSpec(**codec.frozen.spec).lmbda(torch.tensor(0.6)).item()
+    saved = lmbda * (before - after) * photo.rgb[..., 0].size / 8
+    assert psnr_db(after) > psnr_db(before) + 0.03
+    assert len(codec.entropy_encode(found)) - len(codec.entropy_encode(plain)) < 0.8 * saved
+
+
+def test_a_decoder_shows_what_the_encoder_measured(codec, sent, monkeypatch):
+    found, x_hat = sent
+    payload = codec.entropy_encode(found)
+    assert same_symbols(codec.entropy_decode(payload), found)
+    assert codec.entropy_decode(payload).wiener == found.wiener
+    assert np.array_equal(codec.decode(payload), x_hat)
+    monkeypatch.setattr(tiles, "TILE_PX", 128)
+    assert np.array_equal(codec.decode(payload), x_hat)
+
+
+def test_gray_pictures_have_one_of_their_own(codec):
+    with Image.open(made_static.PHOTOS[5]) as image:
+        rgb = np.asarray(image.convert("RGB"))[:330, :410, 1:2].repeat(3, axis=2)
+    found, x_hat = codec.networks.analyse(rgb, 8000, gray=True)
+    assert found.wiener
+    assert Wiener.of(found.wiener, codec.frozen.tables, gray=True).taps.shape == (1, 12)
+    plain = codec.synthesise([replace(found, wiener=b"")])[0]
+    assert mse(rgb, x_hat) < mse(rgb, plain)
+    assert np.ptp(x_hat, axis=2).max() == 0
+    assert np.array_equal(codec.decode(codec.entropy_encode(found)), x_hat)
+
+
+def test_nothing_is_sent_where_nothing_is_gained(codec, photo):
+    flat = np.full((64, 80, 3), 77, np.uint8)
+    for rgb in (flat, photo.rgb[:1, :1], photo.rgb[:3, :50], photo.rgb[:16, :16]):
+        found, _ = codec.networks.analyse(np.ascontiguousarray(rgb), 6000, gray=False)
+        assert found.wiener == b""
+    assert codec.networks.symbols_of(photo.rgb, 6000, gray=False, effort=0).wiener == b""
+
+
+def test_quality_that_follows_the_picture_weighs_errors(codec, photo):
+    strength = adaptive.STRENGTHS["ms-ssim"]
+    found, x_hat = codec.networks.analyse(photo.rgb, 6000, gray=False, strength=strength)
+    assert found.wiener
+    assert np.array_equal(codec.decode(codec.entropy_encode(found)), x_hat)
+
+
+def test_a_large_picture_is_judged_by_rows_of_all_its_regions(codec, photo, monkeypatch):
+    shown = []
+    monkeypatch.setattr(symbols, "BAND_POSITIONS", 1)
+    monkeypatch.setattr(networks, "REGION_POSITIONS", 4 * 25)
+    monkeypatch.setattr(Evidence, "add", lambda self, x_hat, x, bits: shown.append(x.shape[2]))
+    codec.networks.symbols_of(photo.rgb, 6000, gray=False, effort=2)
+    assert sum(shown) == len(photo.rgb)
+    assert len(shown) > 3
+
+
+def test_least_squares_find_what_was_done_to_a_picture():
+    """A picture whose error is a known filter of it, seen by a fifth of its rows, all but loses it."""
+    levels = made_static.photos()[1][:240, :320].astype(np.float32)
+    done = random_filter(1, limit=20, shift=9)
+    wanted = filtered(torch.from_numpy(levels), kernel_of(done, CPU))
+    x_hat, x = (torch.as_tensor(part).permute(2, 0, 1)[None] / 255 for part in (levels, wanted))
+    evidence = Evidence(240, 320, gray=False)
+    evidence.share = 0.2
+    evidence.add(x_hat, x, torch.tensor([1e7]))
+    found = evidence.filter(1.0)
+    assert found is not None
+    after = filtered(torch.from_numpy(levels), kernel_of(found, CPU))
+    before = (torch.from_numpy(levels) - wanted)[2:-2, 2:-2].square().mean()
+    assert (after - wanted)[2:-2, 2:-2].square().mean() < 0.02 * before
+
+
+def test_it_travels_between_processes(codec, photo):
+    (analysis,) = codec.analyse([photo])
+    (back,) = unpack(pack([Work(SourceImage("0" * 32, "/a.png", "1", b"x"), photo, analysis)]))
+    assert back.analysis is not None
+    assert back.analysis.symbols.wiener == analysis.symbols.wiener != b""
+    assert codec.entropy_encode(back.analysis.symbols) == codec.entropy_encode(analysis.symbols)
+
+
+@pytest.mark.parametrize("picture", [colour_picture(40, 50), gray_picture(40, 50)])
+@pytest.mark.parametrize(
+    ("section", "why"),
+    [
+        (b"\x07", "a filter that starts with"),
+        (b"\x0b\x00\x00\x00", "expected a shift of 0 to 10"),
+        (b"\x07\x59\x59\x59", "tables below 89"),
+        (b"\x07\x00\x00\x00\x00", "symbol stream"),
+        (Wiener(10, np.full((3, 38), 100, np.int16)).to_bytes(TABLES), "a filter of taps up to|symbol stream"),
+    ],
+)
+def test_a_section_that_is_none_is_refused_before_a_picture_is_made(codec, picture, section, why):
+    box = container.unpack(codec.encode(picture).payload)
+    forged = container.pack(replace(box, sections={**box.sections, container.FILTER: section}))
+    for read in (codec.entropy_decode, codec.decode):
+        with pytest.raises(BitstreamError, match=why):
+            read(forged)
+
+
+def test_a_model_with_static_tables_refuses_it():
+    static = Transfer(QUALITY, device="cpu")
+    box = container.unpack(static.encode(colour_picture(64, 64)).payload)
+    forged = container.pack(replace(box, sections={**box.sections, container.FILTER: b"\x07"}))
+    with pytest.raises(BitstreamError, match="a filter under a model with static tables"):
+        static.decode(forged)
+
+
+def test_readers_that_do_not_know_it_refuse(codec, sent, monkeypatch):
+    monkeypatch.setattr(container, "_KNOWN", container._KNOWN - {container.FILTER})
+    with pytest.raises(BitstreamError, match=r"section 6 of .* is unknown"):
+        container.unpack(codec.entropy_encode(sent[0]))
