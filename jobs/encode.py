@@ -18,6 +18,8 @@ def encode(
     bpp: Annotated[float | None, typer.Option(help="Target instead of a quality.")] = None,
     codec: Annotated[str | None, typer.Option(help="Overrules the suffix: cnn, jxl, jxl-lossless, ...")] = None,
     model: Annotated[str | None, typer.Option(help="Id or file of a model; its codec unless --codec says.")] = None,
+    effort: Annotated[int | None, typer.Option(help="What the encoder spends: cnn 0 to 9, jxl 1 to 9.")] = None,
+    tune: Annotated[str | None, typer.Option(help="Where cnn spends bits: psnr or ms-ssim.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that differ.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the result as JSON and nothing else.")] = False,
 ) -> int:
@@ -30,7 +32,7 @@ def encode(
     rate = {"quality": quality if asked else 60.0, "psnr_db": psnr_db, "ms_ssim": ms_ssim, "bpp": bpp}
     codec = encoding.codec_of_model(model) if model and codec is None else codec
     jobs = files.pairs(names, encoding.OWN_SUFFIX.get(codec or "cnn", ".spx"))
-    coders = encoding.coders([out for _, out in jobs], codec, rate, model)
+    coders = encoding.coders([out for _, out in jobs], codec, rate, model, effort, tune)
     return files.each(
         jobs, lambda source, out: encoding.encode_one(source, out, coders[out], overwrite), encoding.line, json
     )

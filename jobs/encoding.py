@@ -34,7 +34,12 @@ def codec_of_model(model: str) -> str:
 
 
 def coders(
-    outs: Sequence[str], codec: str | None, rate: dict[str, float | None], model: str | None = None
+    outs: Sequence[str],
+    codec: str | None,
+    rate: dict[str, float | None],
+    model: str | None = None,
+    effort: int | None = None,
+    tune: str | None = None,
 ) -> dict[str, Codec]:
     """OUT -> codec; built once for each name, before the first picture is read."""
     from pipeline.codecs import registry
@@ -42,7 +47,9 @@ def coders(
     from pipeline.records import Rate
 
     names = {out: codec or ("cnn" if out == files.STREAM else codec_of_suffix(out)) for out in outs}
-    options = {name: {"model": model} if model and name in LEARNED else {} for name in names.values()}
+    given: dict[str, Any] = {"effort": effort, "tune": tune}
+    asked = {name: value for name, value in given.items() if value is not None}
+    options = {name: asked | ({"model": model} if model and name in LEARNED else {}) for name in names.values()}
     built = {name: registry.build(name, validate_rate(Rate(**rate)), **options[name]) for name in options}
     return {out: built[name] for out, name in names.items()}
 

@@ -10,7 +10,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pipeline.bitstream import container
 from pipeline.errors import BitstreamError, CodecError, ConfigError
@@ -29,6 +29,8 @@ def encode(
     target: Mapping[str, float] | None = None,
     model: str | None = None,
     device: str = "auto",
+    effort: int | None = None,
+    tune: str | None = None,
 ) -> bytes:
     """The payload of a picture, at `quality` in [0, 100] (60 if nothing is asked) or at a target.
 
@@ -36,9 +38,11 @@ def encode(
         image: mode 1, L, LA, P, PA, RGB or RGBA; EXIF orientation is applied, ICC, EXIF and XMP are kept.
         target: one of {"psnr_db": 34}, {"ms_ssim": 0.97}, {"bpp": 0.5}.
         model: id of a packaged model of any kind, or the path or URI of a model file.
+        effort: 0 to 9, what the encoder spends; models with static tables take none.
+        tune: "psnr" or "ms-ssim", where bits go; models with static tables take none.
 
     Raises:
-        ConfigError: quality and target both given, or out of range.
+        ConfigError: quality and target both given, or an option out of range or not one of this model.
         CodecError: a picture that 8 bits a channel cannot hold, or a target out of reach.
     """
     from pipeline.codecs.registry import rate_of
@@ -47,7 +51,8 @@ def encode(
         raise ConfigError(f"encode: found quality {quality} and target {dict(target)}; give one of them")
     rate = rate_of(target) if target is not None else rate_of({"quality": 60.0 if quality is None else quality})
     picture = picture_of(image)
-    codec = _codec(model, device, rate)
+    options = {name: value for name, value in (("effort", effort), ("tune", tune)) if value is not None}
+    codec = _codec(model, device, rate, **options)
     return with_sections(codec.encode(picture).payload, picture)
 
 
@@ -155,7 +160,13 @@ def _networks_of(model: str | None, device: str) -> Hyperprior:
     return cast("Hyperprior", codec)
 
 
-def _codec(model: str | None, device: str, rate: Rate | None) -> Hyperprior:
+def _codec(model: str | None, device: str, rate: Rate | None, **options: Any) -> Hyperprior:
     """A codec that shares its networks with others of the same model and device; without a rate it builds none."""
+    from pipeline.codecs import registry
+
     codec = _networks_of(model, device)
-    return codec if rate is None else codec.at(rate)
+    if rate is None or not options:
+        return codec if rate is None else codec.at(rate)
+    asked = registry.build(codec.name, rate, model=codec.model_id, device=device, **options)
+    asked.__dict__["networks"] = codec.networks
+    return cast("Hyperprior", asked)

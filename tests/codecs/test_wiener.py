@@ -174,11 +174,24 @@ def test_least_squares_find_what_was_done_to_a_picture():
     evidence = Evidence(240, 320, gray=False)
     evidence.share = 0.2
     evidence.add(x_hat, x, torch.tensor([1e7]))
-    found = evidence.filter(1.0)
+    found = evidence.filter(1.0, 1024)
     assert found is not None
     after = filtered(torch.from_numpy(levels), kernel_of(found, CPU))
     before = (torch.from_numpy(levels) - wanted)[2:-2, 2:-2].square().mean()
     assert (after - wanted)[2:-2, 2:-2].square().mean() < 0.02 * before
+
+
+def test_what_tables_do_not_hold_or_is_no_number_is_not_sent():
+    x_hat = torch.rand(1, 3, 60, 60, generator=torch.Generator().manual_seed(0))
+    x = x_hat.roll(1, 1)  # each colour is another one: taps of 256
+    evidence = Evidence(60, 60, gray=False)
+    evidence.add(x_hat, x, torch.tensor([1e7]))
+    found = evidence.filter(1.0, 1024)
+    assert found is not None
+    assert np.abs(found.taps).max() > 200
+    assert evidence.filter(1.0, 100) is None
+    evidence.add(x_hat * np.nan, x, torch.tensor([1e7]))
+    assert evidence.filter(1.0, 1024) is None
 
 
 def test_it_travels_between_processes(codec, photo):

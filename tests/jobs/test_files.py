@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import pipeline
 from jobs import decode, encode, files
 from pipeline.errors import ConfigError
 
@@ -56,6 +57,28 @@ def test_encode_picks_the_name_and_decode_brings_it_back(folder: Path, capsys: p
     assert len(capsys.readouterr().out.splitlines()) == 3
     assert decode.main(["*.spx", "out/", "--format", "webp"]) == 0
     assert sorted(path.name for path in (folder / "out").iterdir()) == ["a.webp", "b.webp", "c.webp"]
+
+
+def test_effort_and_tune_are_the_same_from_a_shell_and_from_python(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sizes = {}
+    for words in ([], ["--effort", "0"], ["--effort", "4"], ["--tune", "ms-ssim"]):
+        assert encode.main(["a.jpg", "x.spx", "--overwrite", *words]) == 0
+        payload = (folder / "x.spx").read_bytes()
+        named = {
+            name.removeprefix("--"): int(value) if value.isdigit() else value
+            for name, value in ([words] if words else [])
+        }
+        with Image.open("a.jpg") as image:
+            assert pipeline.encode(image, **named) == payload
+        sizes[" ".join(words)] = len(payload)
+    assert len(set(sizes.values())) > 2, sizes
+    capsys.readouterr()
+    assert encode.main(["a.jpg", "y.spx", "--effort", "12"]) == 2
+    assert "effort is 12; expected an integer from 0 to 9" in capsys.readouterr().err
+    assert encode.main(["a.jpg", "y.webp", "--tune", "ms-ssim"]) == 2
+    assert "codec webp: unknown option 'tune'" in capsys.readouterr().err
 
 
 def test_a_shell_glob_of_two_photos_never_replaces_one(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.codecs.learned.wiener import LEVEL_LIMIT, LEVEL_UNITS, PAIRS, RADIUS, Wiener
+from pipeline.entropy.coder import VALUE_LIMIT
 
 SAMPLE_PX = 1 << 17
 LEAST_SHARE = 1 / 16
@@ -99,21 +100,26 @@ class Evidence:
         else:
             weighted = features * bits[0, 0].index_select(0, at)[:, RADIUS:-RADIUS].reshape(-1, 1).cpu().numpy()
         across = torch.from_numpy(weighted).t()
-        with torch.autocast("cpu", enabled=False):  # not NumPy multiplies: see `nn.integer`
+        with torch.autocast("cpu", enabled=False):  # torch multiplies, not NumPy: see `nn.integer`
             self.gram += scale * (across @ torch.from_numpy(features)).numpy()
             self.cross += scale * (across @ torch.from_numpy(error)).numpy()
         self.seen += len(features)
 
-    def filter(self, quality: float) -> Wiener | None:
-        """The filter that saves most, in bits and errors together; None if none saves anything. Quality in [0, 1]."""
-        if not self.seen:
+    def filter(self, quality: float, largest: int) -> Wiener | None:
+        """The filter that saves most, in bits and errors together; None if none saves anything.
+
+        Quality in [0, 1]; `largest` is the largest tap that tables hold.
+        """
+        if not self.seen or not np.isfinite(self.gram).all():
             return None
         scale = self.pixels / self.seen
         shift = 5 + round(3 * quality)
         rows = [self._row(colour, scale, shift) for colour in range(self.colours)]
-        found = Wiener(shift, np.stack([taps for taps, _ in rows]).astype(np.int16))
-        saves = sum(bits for _, bits in rows) > HEAD_BITS
-        return found if saves and found.is_exact else None
+        taps = np.stack([taps for taps, _ in rows])
+        if sum(bits for _, bits in rows) <= HEAD_BITS or np.abs(taps).max() > min(largest, VALUE_LIMIT):
+            return None
+        found = Wiener(shift, taps.astype(np.int16))
+        return found if found.is_exact else None
 
     def _row(self, colour: int, scale: float, shift: int) -> tuple[np.ndarray, float]:
         """Taps of a colour, and the bits they save."""

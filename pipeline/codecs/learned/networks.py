@@ -107,7 +107,7 @@ class Networks:
                 slope = self._slope(rgb, y_hat, rows, steps, gray, evidence if number == passes else None)
                 target += pull * (y_hat[:, rows] - trusted(slope.div_(2 * error_bits)) - target)
                 self._settle(bands, target, error_bits, symbols, y_hat)
-        wiener = evidence.filter(quality_centi / integer.QUALITY_UNITS)
+        wiener = evidence.filter(quality_centi / integer.QUALITY_UNITS, int(self.model.tables.reaches.max()))
         found = Symbols(
             model_id=self.model.model_id,
             height_px=height_px,

@@ -105,7 +105,7 @@ class Wiener:
 
 
 def _cheapest(tables: FrequencyTables, sizes: np.ndarray) -> int:
-    """The table, of every fourth, that these magnitudes take the fewest bits under; the last one if none holds them."""
-    able = [index for index in range(0, len(tables), 4) if tables.reaches[index] >= sizes.max()]
+    """The table, of every fourth, that these magnitudes take the fewest bits under; the last one holds them all."""
+    able = [index for index in range(len(tables) - 1, -1, -4) if tables.reaches[index] >= sizes.max()]
     bits = [np.add.reduce(tables.bits(index)[sizes + tables.reaches[index]], axis=None) for index in able]
-    return able[int(np.argmin(bits))] if able else len(tables) - 1
+    return able[int(np.argmin(bits))]
