@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from pipeline.codecs.learned.wiener import LEVEL_LIMIT, LEVEL_UNITS, PAIRS, RADIUS, Wiener
 from pipeline.entropy.coder import VALUE_LIMIT
 
-SAMPLE_PX = 1 << 17
+SAMPLE_PX, SUMMANDS = 1 << 17, 1 << 15
 LEAST_SHARE = 1 / 16
 """Rows are looked at, drawn at random, until they are so many pixels, or such a share of a large picture."""
 TAP_DEVIATION = 0.05
@@ -58,9 +59,22 @@ def kernel_of(wiener: Wiener, device: torch.device) -> Tensor:
         for right in range(2 * RADIUS + 1):
             out[:, place + right, :, place] = taps[:, :, :, right].transpose(2, 1, 0)
     out = out.reshape(2 * RADIUS + 1, WIDEST * colours, BLOCK_PX * colours) / (LEVEL_UNITS << wiener.shift)
-    # Where float32 are multiplied as something less, as torch may be told to.
-    exact = device.type == "cpu" and torch.get_float32_matmul_precision() == "highest"
+    exact = device.type == "cpu" and _multiplies_float32()
     return torch.from_numpy(out).to(device, torch.float32 if exact else torch.float64)
+
+
+def _multiplies_float32() -> bool:
+    """Whether float32 are multiplied as such: torch, or oneDNN by environment, may be told to cut them to bfloat16."""
+    try:
+        return torch.get_float32_matmul_precision() == "highest" and _is_exact_here()
+    except RuntimeError:  # it was told so in another way
+        return False
+
+
+@cache
+def _is_exact_here() -> bool:
+    factors = torch.from_numpy(np.arange(LEVEL_LIMIT - 64 * WIDEST, LEVEL_LIMIT, dtype=np.float32).reshape(64, WIDEST))
+    return torch.equal(factors.mm(factors.t()).double(), factors.double().mm(factors.double().t()))
 
 
 class Evidence:
@@ -94,16 +108,22 @@ class Evidence:
         wanted = x[0, : self.colours].index_select(1, at).permute(1, 2, 0).cpu().numpy()
         features = _features(seen)
         error = (wanted - seen[:, RADIUS])[:, RADIUS:-RADIUS].reshape(len(features), -1)
-        weighted, scale = features, 1.0
+        weighted, scale = features, 3.0 / self.colours  # a gray picture has each error three times
         if bits.dim() == 1:
-            scale = float(bits)
+            scale *= float(bits)
         else:
             weighted = features * bits[0, 0].index_select(0, at)[:, RADIUS:-RADIUS].reshape(-1, 1).cpu().numpy()
-        across = torch.from_numpy(weighted).t()
-        with torch.autocast("cpu", enabled=False):  # torch multiplies, not NumPy: see `nn.integer`
-            self.gram += scale * (across @ torch.from_numpy(features)).numpy()
-            self.cross += scale * (across @ torch.from_numpy(error)).numpy()
+        self._sum_up(scale, *(torch.from_numpy(part) for part in (weighted, features, error)))
         self.seen += len(features)
+
+    def _sum_up(self, scale: float, weighted: Tensor, features: Tensor, error: Tensor) -> None:
+        """torch multiplies, not NumPy: see `nn.integer`. Float32 does for so many summands, not for a picture's."""
+        with torch.autocast("cpu", enabled=False):
+            for first in range(0, len(features), SUMMANDS):
+                here = slice(first, first + SUMMANDS)
+                across = weighted[here].t()
+                self.gram += scale * across.mm(features[here]).numpy()
+                self.cross += scale * across.mm(error[here]).numpy()
 
     def filter(self, quality: float, largest: int) -> Wiener | None:
         """The filter that saves most, in bits and errors together; None if none saves anything.

@@ -107,7 +107,7 @@ class Networks:
                 slope = self._slope(rgb, y_hat, rows, steps, gray, evidence if number == passes else None)
                 target += pull * (y_hat[:, rows] - trusted(slope.div_(2 * error_bits)) - target)
                 self._settle(bands, target, error_bits, symbols, y_hat)
-        wiener = evidence.filter(quality_centi / integer.QUALITY_UNITS, int(self.model.tables.reaches.max()))
+        wiener = evidence.filter(quality_centi / integer.QUALITY_UNITS, int(self.model.tables.reaches[-1]))
         found = Symbols(
             model_id=self.model.model_id,
             height_px=height_px,
@@ -192,6 +192,7 @@ class Networks:
         first, last = max(0, rows.start - halo), rows.stop + halo
         rgb, y_hat = rgb[16 * first : 16 * last], y_hat[:, first:last]
         steps = steps.within(16 * first, 16 * last, 0, rgb.shape[1])
+        own_px = 16 * (rows.start - first), 16 * (rows.stop - first)
 
         def tile(top: int, bottom: int, left: int, right: int) -> Tensor:
             x = torch.from_numpy(rgb[top:bottom, left:right].copy()).to(self.device).permute(2, 0, 1)[None] / 255
@@ -205,9 +206,12 @@ class Networks:
                 x_hat = tinted(linear + branch.detach(), gray)
                 pixel_bits = here.pixel_bits(x.shape[2], x.shape[3])
                 if evidence is not None:
-                    own = slice(max(16 * (rows.start - first) - top, 0), max(16 * (rows.stop - first) - top, 0))
-                    worth = pixel_bits if steps.everywhere else pixel_bits[:, :, own]
-                    evidence.add(x_hat[:, :, own], x[:, :, own], worth)
+                    begin = max(own_px[0], top + HALO_PX * (top > 0)) - top
+                    end = min(own_px[1], bottom - HALO_PX * (bottom < 16 * y_hat.shape[1])) - top
+                    own = slice(begin, max(begin, end))
+                    across = slice(HALO_PX * (left > 0), right - left - HALO_PX * (right < 16 * y_hat.shape[2]))
+                    worth = pixel_bits if steps.everywhere else pixel_bits[:, :, own, across]
+                    evidence.add(x_hat[:, :, own, across], x[:, :, own, across], worth)
                 error = x_hat[:, :, : x.shape[2], : x.shape[3]] - x
                 # What lies beyond the picture only fills up the last latents, and may be anything.
                 beyond = (0, x_hat.shape[3] - x.shape[3], 0, x_hat.shape[2] - x.shape[2])

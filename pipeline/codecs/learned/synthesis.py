@@ -51,11 +51,12 @@ class Synthesis:
             here = steps.within(top, bottom, left, right)
             if self.exact is not None and not fast:
                 levels = self.exact(part[0], here.centi)
+                levels = _gray(levels) if gray else levels
             else:
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=fast):
                     x_hat = self.g_s(here.in_pixel_units(part), here.quality)
-                levels = x_hat[0].permute(1, 2, 0).float() * 255
-            levels = _gray(levels) if gray else levels
+                    x_hat = tinted(x_hat, gray)[:, : 1 if gray else 3]
+                levels = x_hat[0].permute(1, 2, 0) * 255
             return _bytes(levels if kernel is None else filtered(levels, kernel)).permute(2, 0, 1)[None]
 
         with torch.autocast(self.device.type, enabled=False):  # not that of whoever calls
