@@ -44,8 +44,8 @@ def groups_of(colours: int) -> np.ndarray:
 class Wiener:
     """taps (colours, 12 colours + 2), integers in units of 2^-shift; without the 2 for the 1 colour of a gray picture.
 
-    Row c is what is added to colour c. Column colours k + d is times the sum of pair k of colour d less twice the centre;
-    the last two are times what colours c + 1 and c + 2, modulo 3, have more than colour c at the centre.
+    Row c is what is added to colour c. Column colours * k + d is times the sum of pair k of colour d less twice the
+    centre; the last two are times what colours c + 1 and c + 2, modulo 3, have more than colour c at the centre.
     """
 
     shift: int
