@@ -79,6 +79,7 @@ class MeanScaleHyperprior(nn.Module):
     def __init__(self, spec: HyperpriorSpec) -> None:
         super().__init__()
         self.spec, self.shard = spec, (0, 1)
+        self.decoder: nn.Module | None = None  # in place of g_s, in training (`training.quantised`)
         sizes = (spec.latent, spec.width)
         self.g_a = AnalysisTransform(*sizes, spec.encoder_blocks, spec.anchors, spec.limited)
         self.g_s = SynthesisTransform(*sizes, spec.decoder_blocks, spec.anchors, spec.limited)
@@ -131,7 +132,13 @@ class MeanScaleHyperprior(nn.Module):
                 blocks.observing = False
 
     def forward(self, x: Tensor, quality: Tensor, synthetic: int = 0) -> Likelihoods:
-        """x (B, 3, H, W) in [0, 1], H and W multiples of 64; quality (B,) in [0, 1]; see `loss_curvature`.
+        """x (B, 3, H, W) in [0, 1], H and W multiples of 64; quality (B,) in [0, 1]; see `loss_curvature`."""
+        y_hat, y_bits, z_bits = self.coded(x, quality, synthetic)
+        decode = self.decoder or self.g_s
+        return Likelihoods(decode(y_hat, quality), y_bits.flatten(1).sum(1), z_bits.flatten(1).sum(1))
+
+    def coded(self, x: Tensor, quality: Tensor, synthetic: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """y_hat (B, M, H/16, W/16) in pixel units, and the bits of each symbol of y and z, of what `forward` takes.
 
         Mixed quantisation: the decoder sees rounding, the rate, in training, additive uniform noise
         (Minnen & Singh, "Channel-wise Autoregressive Entropy Models", ICIP 2020, section 3.3).
@@ -149,8 +156,7 @@ class MeanScaleHyperprior(nn.Module):
         # channel that leak is noise of hundreds of steps, so only the rate may teach mu.
         curvature = loss_curvature(self.spec, quality, x.shape, gain, synthetic).expand_as(y)
         centred = reconstruct(y - mu.detach(), centroid_shift(sigma.detach()), curvature)
-        y_hat = (centred + mu.detach()) / gain
-        return Likelihoods(self.g_s(y_hat, quality), y_bits.flatten(1).sum(1), z_bits.flatten(1).sum(1))
+        return (centred + mu.detach()) / gain, y_bits, z_bits
 
     def quantised(self, x: Tensor) -> Tensor:
         """What the rate is measured on: uniform noise in training, else the rounding that is coded."""

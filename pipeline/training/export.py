@@ -29,6 +29,7 @@ from pipeline.nn.superres import SuperResolver
 from pipeline.training import static_export
 from pipeline.training.data import Crops
 from pipeline.training.fitting import count, fit, reach_of, shifts, sigmas, spread, table_arrays
+from pipeline.training.quantised import parted
 from pipeline.training.trellis import fit_trellis, trellis_arrays
 
 SKIP_BELOW = 6
@@ -52,7 +53,7 @@ def export(
             are in `_require_agreement` here and in `static_export`.
     """
     model = models.build(spec)
-    model.load_state_dict(state)
+    model.load_state_dict(parted(state)[0])
     model.eval()
     if isinstance(model, SuperResolver):
         return weights.serialise(models.frozen(model), {"kind": spec.kind, "spec": spec.to_json(), "card": card})

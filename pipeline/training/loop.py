@@ -34,6 +34,7 @@ from pipeline.training.graphed import LOOK_STEPS, GraphedStep, fits
 from pipeline.training.group import Group
 from pipeline.training.losses import Adversary, Distortion
 from pipeline.training.optimizer import Optimizer
+from pipeline.training.quantised import QuantisedSynthesis
 from pipeline.training.spec import TrainSpec
 
 SYNTHETIC_COST = 4.0
@@ -62,6 +63,9 @@ def rd_loss(
         odd = each[:synthetic]
         each = torch.cat([SYNTHETIC_COST * odd / (odd + SYNTHETIC_COST), each[synthetic:]])
     return each.mean(), bpp.detach(), mse.detach(), out.x_hat
+
+
+OBSERVED_BATCHES = 12
 
 
 class Trainer:
@@ -94,6 +98,8 @@ class Trainer:
         fresh = not (out / "checkpoint.pt").exists()
         if fresh:
             self._start()
+        if spec.quantised:
+            self._quantise(fresh)
         if isinstance(spec.model, TransferSpec):
             self.model.g_a.features.requires_grad_(spec.backbone.finetune)
         self.model.to(self.device, memory_format=torch.channels_last)
@@ -133,6 +139,19 @@ class Trainer:
             self.origin |= {"backbone": backbones.load(features, spec.model.backbone, spec.backbone)}
         self.model.start(self.crops.batch, spec.klt_patches)
 
+    def _quantise(self, fresh: bool) -> None:
+        """A g_s with rounded factors to train with; the units of a fresh one are fitted to photos at any quality."""
+        self.model.decoder = QuantisedSynthesis(self.model.g_s)
+
+        def shown() -> Iterator[tuple[Tensor, Tensor]]:
+            for start in torch.arange(OBSERVED_BATCHES) / OBSERVED_BATCHES:
+                x = self.crops.batch(16, 256).cpu().float().div_(255).contiguous(memory_format=torch.channels_last)
+                quality = (start + torch.arange(16) / 16) % 1
+                yield self.model.coded(x, quality)[0], quality
+
+        if fresh:
+            self.model.decoder.observe(shown())
+
     @property
     def _sizes(self) -> CodecSpec:
         return cast(CodecSpec, self.spec.model)
@@ -155,6 +174,8 @@ class Trainer:
             self.elapsed_s = self.group.firsts(self.elapsed_s + time.perf_counter() - started)
             if self.group.rank:
                 continue  # the first process writes and validates, the others meet it at the next gradient
+            if self.step == LOOK_STEPS:
+                self._require_gradients()
             if self.step % LOOK_STEPS == 0:
                 log(
                     {
@@ -171,6 +192,18 @@ class Trainer:
                 log({"step": self.step, "elapsed_s": round(self.elapsed_s, 1), "validation": self.validate()})
         if not self.group.rank:
             self.save()
+
+    def _require_gradients(self) -> None:
+        """Raises TrainingError where part of g_a or g_s learns nothing, as a compiler once had it for a whole run."""
+        if not isinstance(self.spec.model, HyperpriorSpec):
+            return
+        transforms = {name: p.grad for name, p in self.model.named_parameters() if name.startswith(("g_a.", "g_s."))}
+        idle = [name for name, grad in transforms.items() if grad is None or not grad.any()]
+        if 0 < len(idle) < len(transforms):  # all of them, if the step was skipped
+            raise TrainingError(
+                f"step {self.step}: no gradient reaches {len(idle)} of {len(transforms)} parameters of g_a and g_s, "
+                f"such as {idle[0]}; expected all to learn; if run.compile is on, train without it"
+            )
 
     def train_step(self) -> dict[str, float]:
         """One batch: forward, backward, and an optimizer step unless the gradient is off; what it cost, if known."""

@@ -22,7 +22,7 @@ from pipeline.nn import integer
 from pipeline.nn.hyperprior import MeanScaleHyperprior
 from pipeline.nn.spec import HyperpriorSpec
 from pipeline.training.data import Crops
-from pipeline.training.quantised import QuantisedSynthesis
+from pipeline.training.quantised import QuantisedSynthesis, parted
 
 CROP_PX, BATCH, CLIP_NORM, WARMUP_STEPS = 256, 8, 0.5, 50
 BETAS, UNIT_LR = (0.9, 0.99), 3.0
@@ -70,7 +70,8 @@ def polish(
     The KLT stays as it is: it is what keeps the picture right where the network has learned nothing.
     """
     model = MeanScaleHyperprior(spec)
-    model.load_state_dict({name: value.float().cpu() for name, value in state.items()})
+    plain, units = parted({name: value.float().cpu() for name, value in state.items()})
+    model.load_state_dict(plain)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.requires_grad_(False)
     weights = [p.requires_grad_() for name, p in model.g_s.named_parameters() if "klt" not in name]
@@ -79,11 +80,14 @@ def polish(
     held = _coded(model, frozen, photos[::HELD_PHOTO], HELD_CROPS, seed)
     before = _psnr_db(model.g_s, held)
     quantised = QuantisedSynthesis(model.g_s)
-    observed = (coded.at(slice(k, k + BATCH)) for k in range(0, min(crops, OBSERVED_CROPS), BATCH))
-    quantised.observe((_latents(part), part.quality) for part in observed)
+    if units:  # trained with the weights
+        quantised.load_state_dict(units)
+    else:
+        observed = (coded.at(slice(k, k + BATCH)) for k in range(0, min(crops, OBSERVED_CROPS), BATCH))
+        quantised.observe((_latents(part), part.quality) for part in observed)
     rounded = _psnr_db(quantised, held)
-    units = list(quantised.log_units.parameters())
-    groups: list[dict[str, Any]] = [{"params": weights}, {"params": units}]
+    log_units = list(quantised.log_units.parameters())
+    groups: list[dict[str, Any]] = [{"params": weights}, {"params": log_units}]
     optimizer = torch.optim.Adam(groups, betas=BETAS)
     branch = torch.compile(quantised.branch) if compiled else quantised.branch
     draw = np.random.default_rng(seed)
@@ -95,7 +99,7 @@ def polish(
         loss = _loss(model, branch, part)
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_([*weights, *units], CLIP_NORM)
+        torch.nn.utils.clip_grad_norm_([*weights, *log_units], CLIP_NORM)
         optimizer.step()
         if (step + 1) % 50 == 0:
             log({"polish_step": step + 1, "loss": round(loss.item(), 4)})

@@ -9,7 +9,7 @@ tie, which may fall the other way.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -21,6 +21,8 @@ from pipeline.nn.exact import CODE_LIMIT, GATE_ONE, GATE_UNITS, LOG2_UNITS, PREF
 from pipeline.nn.layers import asinh, by_rows, ste_round
 from pipeline.nn.transforms import SynthesisTransform, modulated
 
+DECODER = "decoder."
+"""How names in the state of a model begin that trains with one."""
 MAX_SHIFT = 20
 PARTS = ("expand", "spatial", "project", "gate", "merge")
 CLIPS = tuple(0.92**k for k in range(20))
@@ -31,50 +33,39 @@ SEEN_POSITIONS = 4096
 """Of each batch that units are fitted to."""
 
 
-class _Coded(torch.autograd.Function):
-    """Codes of x (B, C, H, W) in units (1, C, 1, 1), up to `limit`; beyond it, only the unit has a gradient."""
+def coded(x: Tensor, unit: Tensor, limit: int) -> Tensor:
+    """Codes of x (B, C, H, W) in units (1, C, 1, 1), up to `limit`; beyond it nothing has a gradient.
 
-    @staticmethod
-    def forward(ctx, x: Tensor, unit: Tensor, limit: int) -> Tensor:  # type: ignore[no-untyped-def]
-        place = x / unit
-        ctx.save_for_backward(place, unit)
-        ctx.limit = limit
-        return place.round().clamp_(-limit, limit)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:  # type: ignore[no-untyped-def]
-        place, unit = ctx.saved_tensors
-        grad = grad * (place.abs() <= ctx.limit)
-        return grad / unit, -(grad * place).sum((0, 2, 3), keepdim=True) / unit, None
+    No autograd function of its own: torch.compile of torch 2.11 lost what such a one returned for x, on a GPU.
+    """
+    return ste_round((x.float() / unit).clamp(-limit, limit))
 
 
-class _Gate(torch.autograd.Function):
+def gated(v: Tensor) -> Tensor:
     """The sigmoid as the integer network has it; its gradient is the sigmoid's."""
-
-    @staticmethod
-    def forward(ctx, v: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        smooth = v.mul(GATE_UNITS).round_().mul_(1 / GATE_UNITS).sigmoid_()
-        ctx.save_for_backward(smooth)
-        return smooth.mul(GATE_ONE).round_().mul_(1 / GATE_ONE)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        (smooth,) = ctx.saved_tensors
-        return grad * smooth * (1 - smooth)
+    return ste_round(torch.sigmoid(ste_round(v * GATE_UNITS) / GATE_UNITS) * GATE_ONE) / GATE_ONE
 
 
 class QuantisedSynthesis(nn.Module):
     """`g_s` with rounded factors: y_hat (B, M, h, w) in pixel units and quality (B,) to x_hat in [0, 1], not clamped.
 
     `log_units` are logarithms of the real value of a code, per channel, by the name of what is coded; `observe`
-    fits them, and learning goes on from there.
+    fits them, and learning goes on from there. The weights are those of `g_s`, which is no part of this module.
     """
 
     def __init__(self, g_s: SynthesisTransform) -> None:
         super().__init__()
-        self.g_s = g_s
-        self.log_units = nn.ParameterDict()
+        self._of = (g_s,)
+        width, blocks = g_s.up.out_channels // 4, range(len(g_s.blocks))
+        sizes = {"up/in": g_s.up.in_channels, f"{len(g_s.blocks)}/x": width}
+        sizes |= {f"{k}/{of}": width for k in blocks for of in ("x", "spatial", "project")}
+        sizes |= {f"{k}/merge": 2 * width for k in blocks}
+        self.log_units = nn.ParameterDict({name: torch.zeros(size) for name, size in sizes.items()})
         self._seen: dict[str, list[Tensor]] | None = None
+
+    @property
+    def g_s(self) -> SynthesisTransform:
+        return self._of[0]
 
     @torch.no_grad()
     def observe(self, batches: Iterable[tuple[Tensor, Tensor]]) -> None:
@@ -83,7 +74,7 @@ class QuantisedSynthesis(nn.Module):
         for y_hat, quality in batches:
             self.branch(y_hat, quality)
         for name, parts in self._seen.items():
-            self.log_units[name] = nn.Parameter(_fitted(torch.cat(parts), _limit_of(name)).log())
+            self.log_units[name].copy_(_fitted(torch.cat(parts), _limit_of(name)).log())
         self._seen = None
         if "limits" in self.g_s.blocks._buffers:
             for k, limit in enumerate(self.g_s.blocks.limits.flatten(1)):
@@ -126,15 +117,13 @@ class QuantisedSynthesis(nn.Module):
     def _coded(self, name: str, x: Tensor) -> Tensor:
         """x at the nearest codes, in codes; x itself while units are being fitted."""
         if self._seen is None:
-            found: Tensor = _Coded.apply(x.float(), _spread(self._unit(name)), _limit_of(name))
-            return found
+            return coded(x, _spread(self._unit(name)), _limit_of(name))
         rows = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
         self._seen.setdefault(name, []).append(rows[:: max(1, len(rows) // SEEN_POSITIONS)].clone())
         return x
 
     def _gate(self, v: Tensor) -> Tensor:
-        found: Tensor = _Gate.apply(v) if self._seen is None else torch.sigmoid(v)
-        return found
+        return gated(v) if self._seen is None else torch.sigmoid(v)
 
     def _product(self, name: str, codes: Tensor) -> Tensor:
         layer = self._layer(name)
@@ -158,7 +147,8 @@ class QuantisedSynthesis(nn.Module):
     def _units_of(self, name: str) -> tuple[Tensor, Tensor]:
         """Real values of one of what goes into a layer (in,), and of what comes out in integers (out,)."""
         k, _, part = name.rpartition("/")
-        ones = torch.ones(self._layer(name).out_channels)
+        layer = self._layer(name)
+        ones = torch.ones(layer.out_channels, device=layer.weight.device)
         if part == "up":
             return self._unit("up/in"), ones
         if part == "head":
@@ -198,6 +188,12 @@ class QuantisedSynthesis(nn.Module):
             found |= _stored(name.replace("/", "."), factors, shift, bias)
         found |= _klt(g_s.klt)
         return {PREFIX + name: value for name, value in found.items()}
+
+
+def parted(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The state of a model as it is without a decoder of its own for training, and that of this decoder, if any."""
+    own = {name.removeprefix(DECODER): value for name, value in state.items() if name.startswith(DECODER)}
+    return {name: value for name, value in state.items() if not name.startswith(DECODER)}, own
 
 
 def _limit_of(name: str) -> int:

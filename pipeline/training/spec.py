@@ -115,6 +115,7 @@ class TrainSpec:
     those of `model`, but for blocks of g_a and g_s, which may be fewer: others are added that change nothing at first.
     `polish_steps` fit g_s, on a CPU and after the schedule, to `polish_crops` crops as the encoder sends them, and make
     it one of integers (`polish.py`); 0 leaves it in floats, and other kinds of model know no such thing.
+    `quantised` trains with such a g_s from the start, for encoder and entropy model to know it.
     `compile` runs the networks through torch.compile, a quarter faster on a CPU after a minute or two of compiling;
     `large_from` is the part of the schedule after which crops grow to `large_crop_px` at equal pixels a step.
     """
@@ -140,6 +141,7 @@ class TrainSpec:
     klt_patches: int = 30_000
     polish_steps: int = 0
     polish_crops: int = 600
+    quantised: bool = False
     compile: bool = False
     init_from: str | None = None
     loss: LossSpec = field(default_factory=LossSpec)
@@ -153,7 +155,8 @@ class TrainSpec:
             raise ConfigError(
                 f"run.augment.synthetic is {self.augment.synthetic}; a super-resolver learns from photos alone, use 0"
             )
-        if self.polish_steps and not isinstance(self.model, HyperpriorSpec):
-            raise ConfigError(
-                f"run.polish_steps is {self.polish_steps}; a model of kind {self.model.kind} is not polished, use 0"
-            )
+        for name, used in (("polish_steps", self.polish_steps), ("quantised", self.quantised)):
+            if used and not isinstance(self.model, HyperpriorSpec):
+                raise ConfigError(
+                    f"run.{name} is {used}; a model of kind {self.model.kind} has no decoder in integers, leave it out"
+                )

@@ -182,10 +182,11 @@ def test_the_klt_in_integers_is_that_in_floats(packaged):
 def test_units_and_weights_learn(quantised):
     """Everything rounded has a gradient, and following it brings the picture nearer."""
     learning = copy.deepcopy(quantised).requires_grad_(True)
+    weights_too = [*learning.parameters(), *learning.g_s.requires_grad_(True).parameters()]
     y_hat, quality = latents(96, 8, 8, seed=3), torch.tensor([0.3])
     with torch.no_grad():
         wanted = quantised.g_s(y_hat, quality)
-    optimizer = torch.optim.Adam(learning.parameters(), lr=3e-4)
+    optimizer = torch.optim.Adam(weights_too, lr=3e-4)
     losses = []
     for _ in range(40):
         loss = (learning(y_hat, quality) - wanted).square().mean()

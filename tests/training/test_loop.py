@@ -12,11 +12,14 @@ import torch
 from pipeline.codecs.learned import weights
 from pipeline.codecs.learned.hyperprior import Hyperprior
 from pipeline.errors import TrainingError
+from pipeline.nn.exact import PREFIX
 from pipeline.nn.spec import HyperpriorSpec
 from pipeline.records import Picture, Rate
 from pipeline.training import export
 from pipeline.training.data import Crops, load_photos, read_files
 from pipeline.training.loop import Trainer
+from pipeline.training.polish import polish
+from pipeline.training.quantised import DECODER
 from pipeline.training.spec import TrainSpec
 
 SMALL = HyperpriorSpec(latent=96, width=16, encoder_blocks=1, decoder_blocks=1, hyper_width=32, hyper=16)
@@ -46,14 +49,47 @@ def test_training_lowers_the_loss(pictures, tmp_path):
     assert losses[1] < losses[0]
 
 
-def test_a_killed_run_goes_on_as_if_it_had_never_stopped(pictures, tmp_path):
-    whole, _ = run(SPEC, pictures, tmp_path / "whole")
-    broken = Trainer(SPEC, pictures, tmp_path / "broken")
+def test_a_network_that_no_gradient_reaches_ends_the_run(pictures, tmp_path):
+    trainer = Trainer(replace(SPEC, steps=60, batch=1), pictures, tmp_path)
+    trainer.model.g_s.up.register_forward_hook(lambda layer, seen, out: out.detach())
+    with pytest.raises(
+        TrainingError, match=r"step 50: no gradient reaches 2 of \d+ parameters of .*, such as g_s\.up\."
+    ):
+        trainer.run(lambda record: None)
+
+
+def test_a_decoder_with_rounded_factors_learns_with_the_rest(pictures, tmp_path):
+    spec = replace(SPEC, steps=60, lr=2e-3, validate_every_steps=30, ema_decay=0.5, quantised=True)
+    trainer, log = run(spec, pictures, tmp_path)
+    losses = [record["validation"]["loss"] for record in log if "validation" in record]
+    assert losses[1] < losses[0]
+    units = {name: value for name, value in trainer.ema.weights.items() if name.startswith(DECODER)}
+    started = Trainer(spec, pictures, tmp_path / "other").ema.weights
+    assert all(not torch.equal(value, started[name]) for name, value in units.items())
+    again = weights.parse(export.export(SMALL, trainer.ema.weights, pictures[:1], {}))
+    assert not any(name.startswith(DECODER) for name in again.arrays)
+
+
+def test_a_polish_goes_on_with_the_units_that_were_trained(pictures, tmp_path):
+    trainer, _ = run(replace(SPEC, quantised=True), pictures, tmp_path)
+    for name, value in trainer.ema.weights.items():
+        if name == f"{DECODER}log_units.0/x":
+            value.fill_(-2.0)
+    frozen = weights.parse(export.export(SMALL, trainer.ema.weights, pictures[:1], {}))
+    found = polish(SMALL, trainer.ema.weights, frozen, pictures, steps=0, crops=2)
+    assert np.allclose(found.arrays[f"{PREFIX}0.rescale"], np.exp(2.0))
+
+
+@pytest.mark.parametrize("quantised", [False, True])
+def test_a_killed_run_goes_on_as_if_it_had_never_stopped(pictures, tmp_path, quantised):
+    spec = replace(SPEC, quantised=quantised)
+    whole, _ = run(spec, pictures, tmp_path / "whole")
+    broken = Trainer(spec, pictures, tmp_path / "broken")
     for _ in range(4):
         broken.train_step()
     broken.save()
     broken.train_step()  # work after the checkpoint is lost
-    resumed, _ = run(SPEC, pictures, tmp_path / "broken")
+    resumed, _ = run(spec, pictures, tmp_path / "broken")
     assert resumed.step == whole.step
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name]), name

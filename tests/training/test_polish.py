@@ -43,5 +43,5 @@ def test_the_decoder_alone_gets_better_at_what_is_sent(photos, tmp_path):
 
 
 def test_other_kinds_are_not_polished():
-    with pytest.raises(ConfigError, match="kind tile-autoencoder is not polished"):
+    with pytest.raises(ConfigError, match="kind tile-autoencoder has no decoder in integers"):
         replace(SPEC, model=TileSpec(), polish_steps=10)
