@@ -101,29 +101,33 @@ class Evidence:
             return
         inner = height - 2 * RADIUS
         rows = np.sort(self.random.choice(inner, max(1, round(self.share * inner)), replace=False)) + RADIUS
-        around = torch.from_numpy(rows[:, None] + np.arange(-RADIUS, RADIUS + 1)).to(x.device)
-        seen = x_hat[0, : self.colours].index_select(1, around.view(-1)).permute(1, 2, 0).float().cpu().numpy()
-        seen = seen.reshape(len(rows), 2 * RADIUS + 1, x_hat.shape[3], self.colours)[:, :, :width].clip(0, 1)
-        at = torch.from_numpy(rows).to(x.device)
-        wanted = x[0, : self.colours].index_select(1, at).permute(1, 2, 0).cpu().numpy()
-        features = _features(seen)
-        error = (wanted - seen[:, RADIUS])[:, RADIUS:-RADIUS].reshape(len(features), -1)
-        weighted, scale = features, 3.0 / self.colours  # a gray picture has each error three times
+        around = rows[:, None] + np.arange(-RADIUS, RADIUS + 1)
+        seen, wanted = (self._rows(part, at, width) for part, at in ((x_hat.float(), around.reshape(-1)), (x, rows)))
+        seen = seen.clamp_(0, 1).view(self.colours, *around.shape, width)
+        factors = _factors(seen, wanted)
         if bits.dim() == 1:
-            scale *= float(bits)
+            worth = bits.cpu()
         else:
-            weighted = features * bits[0, 0].index_select(0, at)[:, RADIUS:-RADIUS].reshape(-1, 1).cpu().numpy()
-        self._sum_up(scale, *(torch.from_numpy(part) for part in (weighted, features, error)))
-        self.seen += len(features)
+            at = torch.from_numpy(rows).to(bits.device)
+            worth = bits[0, 0].index_select(0, at)[:, RADIUS:-RADIUS].reshape(-1).cpu()
+        self._sum_up(worth * (3.0 / self.colours), factors)  # a gray picture has each error three times
+        self.seen += factors.shape[1]
 
-    def _sum_up(self, scale: float, weighted: Tensor, features: Tensor, error: Tensor) -> None:
+    def _rows(self, x: Tensor, rows: np.ndarray, width: int) -> Tensor:
+        """Those of a picture (1, 3, H, W), on the CPU, one colour after the other: (C, rows, width)."""
+        chosen = x[0].permute(1, 2, 0).index_select(0, torch.from_numpy(rows).to(x.device))
+        return chosen[:, :width, : self.colours].cpu().permute(2, 0, 1).contiguous()
+
+    def _sum_up(self, worth: Tensor, factors: Tensor) -> None:
         """torch multiplies, not NumPy: see `nn.integer`. Float32 does for so many summands, not for a picture's."""
+        size = len(self.gram)
         with torch.autocast("cpu", enabled=False):
-            for first in range(0, len(features), SUMMANDS):
+            for first in range(0, factors.shape[1], SUMMANDS):
                 here = slice(first, first + SUMMANDS)
-                across = weighted[here].t()
-                self.gram += scale * across.mm(features[here]).numpy()
-                self.cross += scale * across.mm(error[here]).numpy()
+                part = factors[:, here]
+                sums = part[:size].mul(worth if len(worth) == 1 else worth[here]).mm(part.t()).numpy()
+                self.gram += sums[:, :size]
+                self.cross += sums[:, size:]
 
     def filter(self, quality: float, largest: int) -> Wiener | None:
         """The filter that saves most, in bits and errors together; None if none saves anything.
@@ -153,22 +157,22 @@ class Evidence:
         return _rounded(gram, cross, 1 << shift)
 
 
-def _features(seen: np.ndarray) -> np.ndarray:
-    """What taps are multiplied by: (n, 5, W, C) to ((W - 4) n, 12 C, or 39)."""
-    count, _, width, colours = seen.shape
-    inner = width - 2 * RADIUS
-    centre = seen[:, RADIUS, RADIUS : RADIUS + inner]
-    out = np.empty((count, inner, len(PAIRS) * colours + (colours if colours > 1 else 0)), np.float32)
+def _factors(seen: Tensor, wanted: Tensor) -> Tensor:
+    """What taps are multiplied by, and the error behind it: seen (C, n, 5, W) and wanted (C, n, W) to
+    (12 C, or 39, and C more, n (W - 4)).
+    """
+    colours, count, _, width = seen.shape
+    inner, across = width - 2 * RADIUS, slice(RADIUS, -RADIUS)
+    centre, size = seen[:, :, RADIUS, across], len(PAIRS) * colours
+    out = torch.empty(size + (2 * colours if colours > 1 else 1), count, inner, device="cpu")
     twice = 2 * centre
     for k, (dy, dx) in enumerate(PAIRS):
-        one, other = (seen[:, RADIUS + s * dy, RADIUS + s * dx : RADIUS + s * dx + inner] for s in (1, -1))
-        pair = out[:, :, k * colours : (k + 1) * colours]
-        np.add(one, other, out=pair)
-        pair -= twice
-    for colour in range(out.shape[2] - len(PAIRS) * colours):
-        more = centre[..., (colour + 1) % colours]
-        np.subtract(more, centre[..., colour], out=out[..., len(PAIRS) * colours + colour])
-    return out.reshape(count * inner, -1)
+        one, other = (seen[:, :, RADIUS + s * dy, RADIUS + s * dx :][..., :inner] for s in (1, -1))
+        torch.add(one, other, out=out[k * colours : (k + 1) * colours]).sub_(twice)
+    if colours > 1:
+        torch.sub(centre.roll(-1, 0), centre, out=out[size : size + colours])
+    torch.sub(wanted[..., across], centre, out=out[-colours:])
+    return out.view(len(out), -1)
 
 
 def _rounded(gram: np.ndarray, cross: np.ndarray, units: int) -> tuple[np.ndarray, float]:

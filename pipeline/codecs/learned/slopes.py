@@ -49,6 +49,7 @@ class ByHand:
         self.head = _Product(*(by_rows(part, 8) for part in (g_s.head.weight.flatten(1), g_s.head.bias)))  # type: ignore[arg-type]
         # The KLT's patches of 16 x 16 px as four of the head's, row by row of corners.
         self.klt = _Product(*(_in_quarters(part) for part in (g_s.klt.weight.flatten(1), g_s.klt.bias)))  # type: ignore[arg-type]
+        self.coarse = by_rows(g_s.klt.weight.flatten(1).float(), 16), by_rows(g_s.klt.bias.float(), 16) + 0.5
         limits = g_s.blocks._buffers.get("limits")
         self.limits = [] if limits is None else [(-high, high) for high in limits.flatten(1).bfloat16()]
         self.blocks = [_Block(block) for block in g_s.blocks]  # type: ignore[arg-type]
@@ -64,10 +65,11 @@ class ByHand:
         for k, block in enumerate(self.blocks):
             x, tape = block(self._held(x, k), 2 * height)
             tapes.append(tape)
-        coarse = _spread(self.klt(y.bfloat16()).view(height, width, 4, -1))
-        patches = self.head.plus(self._held(x, len(self.blocks)), coarse)
-        rows = patches.view(2 * height, 2 * width, 8, 24).transpose(1, 2).to(torch.float32, memory_format=torch.contiguous_format)
-        x_hat = rows.add_(0.5).view(1, 16 * height, 16 * width, 3).permute(0, 3, 1, 2)
+        coarse = torch.ops.mkldnn._linear_pointwise(y, *self.coarse, "none", [], "")
+        picture = coarse.view(height, width, 16, 48).transpose(1, 2).contiguous()
+        fine = self.head(self._held(x, len(self.blocks))).view(2 * height, 2 * width, 8, 24).transpose(1, 2)
+        picture.view(2 * height, 8, 2 * width, 24).add_(fine)
+        x_hat = picture.view(1, 16 * height, 16 * width, 3).permute(0, 3, 1, 2)
 
         def back(over_x: Tensor) -> Tensor:
             over = over_x.permute(0, 2, 3, 1).reshape(2 * height, 8, 2 * width, 24).transpose(1, 2)
