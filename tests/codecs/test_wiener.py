@@ -38,7 +38,7 @@ def codec() -> Hyperprior:
 
 @pytest.fixture(scope="module")
 def photo() -> Picture:
-    return Picture(made_static.photos()[0])
+    return Picture(made_static.photos()[3])
 
 
 @pytest.fixture(scope="module")

@@ -102,9 +102,9 @@ class Evidence:
         inner = height - 2 * RADIUS
         rows = np.sort(self.random.choice(inner, max(1, round(self.share * inner)), replace=False)) + RADIUS
         around = rows[:, None] + np.arange(-RADIUS, RADIUS + 1)
-        seen, wanted = (self._rows(part, at, width) for part, at in ((x_hat.float(), around.reshape(-1)), (x, rows)))
-        seen = seen.clamp_(0, 1).view(self.colours, *around.shape, width)
-        factors = _factors(seen, wanted)
+        seen, wanted = self._rows(x_hat.float(), around.reshape(-1), width), self._rows(x, rows, width)
+        seen = seen.clip(0, 1, out=seen).reshape(self.colours, *around.shape, width)
+        factors = torch.from_numpy(_factors(seen, wanted))
         if bits.dim() == 1:
             worth = bits.cpu()
         else:
@@ -113,10 +113,10 @@ class Evidence:
         self._sum_up(worth * (3.0 / self.colours), factors)  # a gray picture has each error three times
         self.seen += factors.shape[1]
 
-    def _rows(self, x: Tensor, rows: np.ndarray, width: int) -> Tensor:
-        """Those of a picture (1, 3, H, W), on the CPU, one colour after the other: (C, rows, width)."""
+    def _rows(self, x: Tensor, rows: np.ndarray, width: int) -> np.ndarray:
+        """Those of a picture (1, 3, H, W), one colour after the other: (C, rows, width)."""
         chosen = x[0].permute(1, 2, 0).index_select(0, torch.from_numpy(rows).to(x.device))
-        return chosen[:, :width, : self.colours].cpu().permute(2, 0, 1).contiguous()
+        return np.ascontiguousarray(chosen.cpu().numpy()[:, :width, : self.colours].transpose(2, 0, 1))
 
     def _sum_up(self, worth: Tensor, factors: Tensor) -> None:
         """torch multiplies, not NumPy: see `nn.integer`. Float32 does for so many summands, not for a picture's."""
@@ -157,22 +157,24 @@ class Evidence:
         return _rounded(gram, cross, 1 << shift)
 
 
-def _factors(seen: Tensor, wanted: Tensor) -> Tensor:
-    """What taps are multiplied by, and the error behind it: seen (C, n, 5, W) and wanted (C, n, W) to
-    (12 C, or 39, and C more, n (W - 4)).
+def _factors(seen: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """What taps are multiplied by, and errors behind it: seen (C, n, 5, W) and wanted (C, n, W) to
+    (13, or 39 + 3, (W - 4) n).
     """
     colours, count, _, width = seen.shape
-    inner, across = width - 2 * RADIUS, slice(RADIUS, -RADIUS)
-    centre, size = seen[:, :, RADIUS, across], len(PAIRS) * colours
-    out = torch.empty(size + (2 * colours if colours > 1 else 1), count, inner, device="cpu")
+    inner, size = width - 2 * RADIUS, len(PAIRS) * colours
+    centre = seen[:, :, RADIUS, RADIUS:-RADIUS]
+    out = np.empty((size + (2 * colours if colours > 1 else 1), count, inner), np.float32)
     twice = 2 * centre
     for k, (dy, dx) in enumerate(PAIRS):
         one, other = (seen[:, :, RADIUS + s * dy, RADIUS + s * dx :][..., :inner] for s in (1, -1))
-        torch.add(one, other, out=out[k * colours : (k + 1) * colours]).sub_(twice)
-    if colours > 1:
-        torch.sub(centre.roll(-1, 0), centre, out=out[size : size + colours])
-    torch.sub(wanted[..., across], centre, out=out[-colours:])
-    return out.view(len(out), -1)
+        pair = out[k * colours : (k + 1) * colours]
+        np.add(one, other, out=pair)
+        pair -= twice
+    for colour in range(len(out) - size - colours):
+        np.subtract(centre[(colour + 1) % colours], centre[colour], out=out[size + colour])
+    np.subtract(wanted[:, :, RADIUS:-RADIUS], centre, out=out[-colours:])
+    return out.reshape(len(out), -1)
 
 
 def _rounded(gram: np.ndarray, cross: np.ndarray, units: int) -> tuple[np.ndarray, float]:

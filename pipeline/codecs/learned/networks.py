@@ -209,7 +209,7 @@ class Networks:
                 across = slice(HALO_PX * (left > 0), right - left - HALO_PX * (right < 16 * y_hat.shape[2]))
                 worth = pixel_bits if steps.everywhere else pixel_bits[:, :, own, across]
                 evidence.add(x_hat[:, :, own, across], x[:, :, own, across], worth)
-            error = x_hat[:, :, : x.shape[2], : x.shape[3]] - x
+            error = torch.sub(x_hat[:, :, : x.shape[2], : x.shape[3]], x, out=x)
             # What lies beyond the picture only fills up the last latents, and may be anything.
             beyond = (0, x_hat.shape[3] - x.shape[3], 0, x_hat.shape[2] - x.shape[2])
             over_x = error.mul_(2 * pixel_bits)
