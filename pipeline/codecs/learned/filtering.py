@@ -7,7 +7,6 @@ from functools import cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.codecs.learned.wiener import LEVEL_LIMIT, LEVEL_UNITS, PAIRS, RADIUS, Wiener
@@ -33,9 +32,11 @@ def filtered(levels: Tensor, kernel: Tensor) -> Tensor:
     sums up a convolution.
     """
     height, width, colours = levels.shape
-    whole = (levels * LEVEL_UNITS).round_().clamp_(0, LEVEL_LIMIT).to(kernel.dtype)
-    beyond = (RADIUS, RADIUS, RADIUS, RADIUS)
-    padded = F.pad(whole.permute(2, 0, 1)[None], beyond, mode="replicate")[0].permute(1, 2, 0).contiguous()
+    whole = (levels * LEVEL_UNITS).round_().clamp_(0, LEVEL_LIMIT)
+    padded = kernel.new_empty(height + 2 * RADIUS, width + 2 * RADIUS, colours)
+    inside = padded[RADIUS:-RADIUS]
+    inside[:, RADIUS:-RADIUS], inside[:, :RADIUS], inside[:, -RADIUS:] = whole, whole[:, :1], whole[:, -1:]
+    padded[:RADIUS], padded[-RADIUS:] = inside[0], inside[-1]
     blocks = padded.view(len(padded), -1).unfold(1, WIDEST * colours, BLOCK_PX * colours)
     _, across, reads = blocks.shape
     out = levels.new_empty(height * across, BLOCK_PX * colours)
@@ -73,8 +74,9 @@ def _multiplies_float32() -> bool:
 
 @cache
 def _is_exact_here() -> bool:
-    factors = torch.from_numpy(np.arange(LEVEL_LIMIT - 64 * WIDEST, LEVEL_LIMIT, dtype=np.float32).reshape(64, WIDEST))
-    return torch.equal(factors.mm(factors.t()).double(), factors.double().mm(factors.double().t()))
+    levels = torch.from_numpy(np.arange(LEVEL_LIMIT - 64 * WIDEST, LEVEL_LIMIT, dtype=np.float32).reshape(64, WIDEST))
+    taps = torch.from_numpy(np.eye(WIDEST, dtype=np.float32) * (2**24 // LEVEL_LIMIT - 1))  # as large as any may be
+    return torch.equal(levels.mm(taps).double(), levels.double().mm(taps.double()))
 
 
 class Evidence:
