@@ -7,7 +7,6 @@ from functools import cache
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.codecs.learned.wiener import LEVEL_LIMIT, LEVEL_UNITS, PAIRS, RADIUS, Wiener
@@ -33,9 +32,11 @@ def filtered(levels: Tensor, kernel: Tensor) -> Tensor:
     sums up a convolution.
     """
     height, width, colours = levels.shape
-    whole = (levels * LEVEL_UNITS).round_().clamp_(0, LEVEL_LIMIT).to(kernel.dtype)
-    beyond = (RADIUS, RADIUS, RADIUS, RADIUS)
-    padded = F.pad(whole.permute(2, 0, 1)[None], beyond, mode="replicate")[0].permute(1, 2, 0).contiguous()
+    whole = (levels * LEVEL_UNITS).round_().clamp_(0, LEVEL_LIMIT)
+    padded = kernel.new_empty(height + 2 * RADIUS, width + 2 * RADIUS, colours)
+    inside = padded[RADIUS:-RADIUS]
+    inside[:, RADIUS:-RADIUS], inside[:, :RADIUS], inside[:, -RADIUS:] = whole, whole[:, :1], whole[:, -1:]
+    padded[:RADIUS], padded[-RADIUS:] = inside[0], inside[-1]
     blocks = padded.view(len(padded), -1).unfold(1, WIDEST * colours, BLOCK_PX * colours)
     _, across, reads = blocks.shape
     out = levels.new_empty(height * across, BLOCK_PX * colours)
@@ -73,8 +74,9 @@ def _multiplies_float32() -> bool:
 
 @cache
 def _is_exact_here() -> bool:
-    factors = torch.from_numpy(np.arange(LEVEL_LIMIT - 64 * WIDEST, LEVEL_LIMIT, dtype=np.float32).reshape(64, WIDEST))
-    return torch.equal(factors.mm(factors.t()).double(), factors.double().mm(factors.double().t()))
+    levels = torch.from_numpy(np.arange(LEVEL_LIMIT - 64 * WIDEST, LEVEL_LIMIT, dtype=np.float32).reshape(64, WIDEST))
+    taps = torch.from_numpy(np.eye(WIDEST, dtype=np.float32) * (2**24 // LEVEL_LIMIT - 1))  # as large as any may be
+    return torch.equal(levels.mm(taps).double(), levels.double().mm(taps.double()))
 
 
 class Evidence:
@@ -101,29 +103,33 @@ class Evidence:
             return
         inner = height - 2 * RADIUS
         rows = np.sort(self.random.choice(inner, max(1, round(self.share * inner)), replace=False)) + RADIUS
-        around = torch.from_numpy(rows[:, None] + np.arange(-RADIUS, RADIUS + 1)).to(x.device)
-        seen = x_hat[0, : self.colours].index_select(1, around.view(-1)).permute(1, 2, 0).float().cpu().numpy()
-        seen = seen.reshape(len(rows), 2 * RADIUS + 1, x_hat.shape[3], self.colours)[:, :, :width].clip(0, 1)
-        at = torch.from_numpy(rows).to(x.device)
-        wanted = x[0, : self.colours].index_select(1, at).permute(1, 2, 0).cpu().numpy()
-        features = _features(seen)
-        error = (wanted - seen[:, RADIUS])[:, RADIUS:-RADIUS].reshape(len(features), -1)
-        weighted, scale = features, 3.0 / self.colours  # a gray picture has each error three times
+        around = rows[:, None] + np.arange(-RADIUS, RADIUS + 1)
+        seen, wanted = self._rows(x_hat.float(), around.reshape(-1), width), self._rows(x, rows, width)
+        seen = seen.clip(0, 1, out=seen).reshape(self.colours, *around.shape, width)
+        factors = torch.from_numpy(_factors(seen, wanted))
         if bits.dim() == 1:
-            scale *= float(bits)
+            worth = bits.cpu()
         else:
-            weighted = features * bits[0, 0].index_select(0, at)[:, RADIUS:-RADIUS].reshape(-1, 1).cpu().numpy()
-        self._sum_up(scale, *(torch.from_numpy(part) for part in (weighted, features, error)))
-        self.seen += len(features)
+            at = torch.from_numpy(rows).to(bits.device)
+            worth = bits[0, 0].index_select(0, at)[:, RADIUS:-RADIUS].reshape(-1).cpu()
+        self._sum_up(worth * (3.0 / self.colours), factors)  # a gray picture has each error three times
+        self.seen += factors.shape[1]
 
-    def _sum_up(self, scale: float, weighted: Tensor, features: Tensor, error: Tensor) -> None:
+    def _rows(self, x: Tensor, rows: np.ndarray, width: int) -> np.ndarray:
+        """Those of a picture (1, 3, H, W), one colour after the other: (C, rows, width)."""
+        chosen = x[0].permute(1, 2, 0).index_select(0, torch.from_numpy(rows).to(x.device))
+        return np.ascontiguousarray(chosen.cpu().numpy()[:, :width, : self.colours].transpose(2, 0, 1))
+
+    def _sum_up(self, worth: Tensor, factors: Tensor) -> None:
         """torch multiplies, not NumPy: see `nn.integer`. Float32 does for so many summands, not for a picture's."""
+        size = len(self.gram)
         with torch.autocast("cpu", enabled=False):
-            for first in range(0, len(features), SUMMANDS):
+            for first in range(0, factors.shape[1], SUMMANDS):
                 here = slice(first, first + SUMMANDS)
-                across = weighted[here].t()
-                self.gram += scale * across.mm(features[here]).numpy()
-                self.cross += scale * across.mm(error[here]).numpy()
+                part = factors[:, here]
+                sums = part[:size].mul(worth if len(worth) == 1 else worth[here]).mm(part.t()).numpy()
+                self.gram += sums[:, :size]
+                self.cross += sums[:, size:]
 
     def filter(self, quality: float, largest: int) -> Wiener | None:
         """The filter that saves most, in bits and errors together; None if none saves anything.
@@ -153,22 +159,24 @@ class Evidence:
         return _rounded(gram, cross, 1 << shift)
 
 
-def _features(seen: np.ndarray) -> np.ndarray:
-    """What taps are multiplied by: (n, 5, W, C) to ((W - 4) n, 12 C, or 39)."""
-    count, _, width, colours = seen.shape
-    inner = width - 2 * RADIUS
-    centre = seen[:, RADIUS, RADIUS : RADIUS + inner]
-    out = np.empty((count, inner, len(PAIRS) * colours + (colours if colours > 1 else 0)), np.float32)
+def _factors(seen: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """What taps are multiplied by, and errors behind it: seen (C, n, 5, W) and wanted (C, n, W) to
+    (13, or 39 + 3, (W - 4) n).
+    """
+    colours, count, _, width = seen.shape
+    inner, size = width - 2 * RADIUS, len(PAIRS) * colours
+    centre = seen[:, :, RADIUS, RADIUS:-RADIUS]
+    out = np.empty((size + (2 * colours if colours > 1 else 1), count, inner), np.float32)
     twice = 2 * centre
     for k, (dy, dx) in enumerate(PAIRS):
-        one, other = (seen[:, RADIUS + s * dy, RADIUS + s * dx : RADIUS + s * dx + inner] for s in (1, -1))
-        pair = out[:, :, k * colours : (k + 1) * colours]
+        one, other = (seen[:, :, RADIUS + s * dy, RADIUS + s * dx :][..., :inner] for s in (1, -1))
+        pair = out[k * colours : (k + 1) * colours]
         np.add(one, other, out=pair)
         pair -= twice
-    for colour in range(out.shape[2] - len(PAIRS) * colours):
-        more = centre[..., (colour + 1) % colours]
-        np.subtract(more, centre[..., colour], out=out[..., len(PAIRS) * colours + colour])
-    return out.reshape(count * inner, -1)
+    for colour in range(len(out) - size - colours):
+        np.subtract(centre[(colour + 1) % colours], centre[colour], out=out[size + colour])
+    np.subtract(wanted[:, :, RADIUS:-RADIUS], centre, out=out[-colours:])
+    return out.reshape(len(out), -1)
 
 
 def _rounded(gram: np.ndarray, cross: np.ndarray, units: int) -> tuple[np.ndarray, float]:

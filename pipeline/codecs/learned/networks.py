@@ -18,6 +18,7 @@ from pipeline.codecs.base import Symbols
 from pipeline.codecs.learned import adaptive
 from pipeline.codecs.learned.filtering import Evidence
 from pipeline.codecs.learned.quantise import PASSES, Quantiser, pulls, trusted
+from pipeline.codecs.learned.slopes import Back, ByHand, by_autograd
 from pipeline.codecs.learned.steps import Steps
 from pipeline.codecs.learned.symbols import Grid, mu_of, y_base
 from pipeline.codecs.learned.synthesis import Synthesis, tinted
@@ -53,6 +54,7 @@ class Networks:
         self.synthesis = Synthesis(model, spec, self.transforms, self.device, self.bf16)
         if self.bf16:
             self.transforms.branches_to_bf16(decoder=self.synthesis.exact is not None)
+        self.by_hand = ByHand(self.transforms.g_s) if self.bf16 and self.device.type == "cpu" else None
         self.quantiser = Quantiser(model, self.device)
         self.trellis = TrellisQuantiser(model, model.trellis, self.device) if model.trellis else None
         self.h_s = model.h_s  # on a CPU, NumPy is faster at what is between the products of its layers
@@ -198,31 +200,29 @@ class Networks:
             x = torch.from_numpy(rgb[top:bottom, left:right].copy()).to(self.device).permute(2, 0, 1)[None] / 255
             here = steps.within(top, bottom, left, right)
             part = here.in_pixel_units(y_hat[None, :, top // 16 : bottom // 16, left // 16 : right // 16])
-            with torch.inference_mode(False), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-                linear = self.transforms.g_s.linear(part, exact=False)
-                with torch.enable_grad():
-                    part = part.clone().requires_grad_()
-                    branch = self.transforms.g_s.branch(part, here.quality.clone())
-                x_hat = tinted(linear + branch.detach(), gray)
-                pixel_bits = here.pixel_bits(x.shape[2], x.shape[3])
-                if evidence is not None:
-                    begin = max(own_px[0], top + HALO_PX * (top > 0)) - top
-                    end = min(own_px[1], bottom - HALO_PX * (bottom < 16 * y_hat.shape[1])) - top
-                    own = slice(begin, max(begin, end))
-                    across = slice(HALO_PX * (left > 0), right - left - HALO_PX * (right < 16 * y_hat.shape[2]))
-                    worth = pixel_bits if steps.everywhere else pixel_bits[:, :, own, across]
-                    evidence.add(x_hat[:, :, own, across], x[:, :, own, across], worth)
-                error = x_hat[:, :, : x.shape[2], : x.shape[3]] - x
-                # What lies beyond the picture only fills up the last latents, and may be anything.
-                beyond = (0, x_hat.shape[3] - x.shape[3], 0, x_hat.shape[2] - x.shape[2])
-                over_x = error.mul_(2 * pixel_bits)
-                over_x = tinted(F.pad(over_x, beyond) if any(beyond) else over_x, gray)
-                (slope,) = torch.autograd.grad(branch, part, over_x)
-                slope = slope + self.transforms.g_s.linear_slope(over_x)
+            x_hat, back = self._decoded(part, here.quality)
+            x_hat, pixel_bits = tinted(x_hat, gray), here.pixel_bits(x.shape[2], x.shape[3])
+            if evidence is not None:
+                begin = max(own_px[0], top + HALO_PX * (top > 0)) - top
+                end = min(own_px[1], bottom - HALO_PX * (bottom < 16 * y_hat.shape[1])) - top
+                own = slice(begin, max(begin, end))
+                across = slice(HALO_PX * (left > 0), right - left - HALO_PX * (right < 16 * y_hat.shape[2]))
+                worth = pixel_bits if steps.everywhere else pixel_bits[:, :, own, across]
+                evidence.add(x_hat[:, :, own, across], x[:, :, own, across], worth)
+            error = torch.sub(x_hat[:, :, : x.shape[2], : x.shape[3]], x, out=x)
+            # What lies beyond the picture only fills up the last latents, and may be anything.
+            beyond = (0, x_hat.shape[3] - x.shape[3], 0, x_hat.shape[2] - x.shape[2])
+            over_x = error.mul_(2 * pixel_bits)
+            slope = back(tinted(F.pad(over_x, beyond) if any(beyond) else over_x, gray))
             return slope / here.gain
 
         slope = tiled(16 * y_hat.shape[1], 16 * y_hat.shape[2], tile, torch.empty_like(y_hat)[None], 16)[0]
         return slope[:, rows.start - first : rows.stop - first]
+
+    def _decoded(self, y_hat: Tensor, quality: Tensor) -> tuple[Tensor, Back]:
+        if self.by_hand is not None:
+            return self.by_hand(y_hat, quality)
+        return by_autograd(self.transforms.g_s, y_hat, quality, self.bf16)
 
     @torch.inference_mode()
     def synthesise(self, symbols: Symbols, y_hat: np.ndarray | None = None) -> np.ndarray:
