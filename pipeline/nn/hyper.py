@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.nn.layers import DepthConvBlock
+from pipeline.nn.layers import DepthConvBlock, Pointwise
 
 Z_LIMIT = 255
 """h_s reads z within these bounds, compressed by asinh."""
@@ -22,10 +22,10 @@ class HyperAnalysis(nn.Module):
 
     def __init__(self, latent: int, width: int, hyper: int) -> None:
         super().__init__()
-        self.enter = nn.Conv2d(latent, width, 1)
-        self.down1 = nn.Conv2d(4 * width, width, 1)
+        self.enter = Pointwise(latent, width)
+        self.down1 = Pointwise(4 * width, width)
         self.block = DepthConvBlock(width)
-        self.down2 = nn.Conv2d(4 * width, hyper, 1)
+        self.down2 = Pointwise(4 * width, hyper)
         # Started small, z rounds to zero everywhere and h_s learns nothing from it for a long while.
         nn.init.normal_(self.down2.weight, std=1.5 / (4 * width) ** 0.5)
 

@@ -114,6 +114,25 @@ def asinh(x: Tensor) -> Tensor:
     return cast(Tensor, _Asinh.apply(x)) if torch.is_grad_enabled() else _asinh(x)
 
 
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """F.conv2d with filters of 1x1. oneDNN takes half the time in fp32 of what torch prefers on one thread."""
+    trained = torch.is_grad_enabled() or torch.compiler.is_compiling()
+    plain = x.device.type == "cpu" and x.dtype == torch.float32 and not torch.is_autocast_enabled("cpu")
+    if plain and not trained and torch.backends.mkldnn.is_available():
+        return torch.mkldnn_convolution(x, weight, bias, [0, 0], [1, 1], [1, 1], 1)
+    return F.conv2d(x, weight, bias)
+
+
+class Pointwise(nn.Conv2d):
+    """A 1x1 convolution of an encoder; see `pointwise`."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 1)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return pointwise(input, self.weight, self.bias)
+
+
 class _OfPixels(nn.Conv2d):
     """A 1x1 convolution one of whose axes is patches of `side` x `side` px in the order of `F.pixel_unshuffle`.
 
@@ -140,7 +159,7 @@ class FromPixels(_OfPixels):
         self.side, self.axis = side, 1
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(_patches(x, self.side), self.by_rows(), self.bias)
+        return pointwise(_patches(x, self.side), self.by_rows(), self.bias)
 
 
 class ToPixels(_OfPixels):

@@ -59,9 +59,10 @@ def grown(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
         for name, value in own.items()
         if name.startswith(rows) and name not in state
     }
-    # Limits are by place in the row, and the rest of it is another one now.
-    limits = {name: value for name, value in own.items() if name.endswith(".limits")}
-    return more | dict(state) | {k: v for k, v in limits.items() if k in state and v.shape != state[k].shape}
+    # What leaves the old row enters every new block, and leaves it.
+    limits = {name: state[name] for name in own if name.endswith(".limits") and name in state}
+    longer = {name: torch.cat([x, x[-1:].expand(own[name].shape)])[: len(own[name])] for name, x in limits.items()}
+    return more | dict(state) | {name: x for name, x in longer.items() if len(x) > len(limits[name])}
 
 
 def require_fitting(

@@ -127,7 +127,7 @@ class Trainer:
             try:
                 state = models.thawed(spec.model.kind, load_file(_file_of(spec.init_from)))
                 self.model.load_state_dict(models.grown(state, self.model))
-                if isinstance(spec.model, HyperpriorSpec) and spec.model.limited:
+                if isinstance(spec.model, HyperpriorSpec) and not self.model.calibrated:
                     self.model.calibrate(self.crops.batch)
             except (OSError, KeyError, RuntimeError, SafetensorError) as error:
                 found = " ".join(str(error).split())[:200]

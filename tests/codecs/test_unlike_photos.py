@@ -117,11 +117,14 @@ def test_export_calibrates_what_training_has_not(crops):
         assert (limits < FREE).all()
 
 
-def test_limits_of_a_longer_row_are_measured_anew(crops):
+def test_new_blocks_of_a_row_have_the_limits_of_its_end(crops):
     short, long = made(SMALL, crops), made(replace(SMALL, encoder_blocks=3), crops)
     short.calibrate(crops.batch)
     long.load_state_dict(models.grown(short.state_dict(), long))
-    assert (long.g_a.blocks.limits == FREE).all()
+    count = len(short.g_a.blocks.limits)
+    assert torch.equal(long.g_a.blocks.limits[:count], short.g_a.blocks.limits)
+    assert torch.equal(long.g_a.blocks.limits[count:], short.g_a.blocks.limits[-1:].expand(2, -1, -1, -1))
+    assert long.calibrated
     assert torch.equal(long.g_s.blocks.limits, short.g_s.blocks.limits)
 
 
