@@ -121,9 +121,10 @@ def test_new_blocks_of_a_row_have_the_limits_of_its_end(crops):
     short, long = made(SMALL, crops), made(replace(SMALL, encoder_blocks=3), crops)
     short.calibrate(crops.batch)
     long.load_state_dict(models.grown(short.state_dict(), long))
-    count = len(short.g_a.blocks.limits)
-    assert torch.equal(long.g_a.blocks.limits[:count], short.g_a.blocks.limits)
-    assert torch.equal(long.g_a.blocks.limits[count:], short.g_a.blocks.limits[-1:].expand(2, -1, -1, -1))
+    old, new = short.g_a.blocks.limits, long.g_a.blocks.limits
+    assert len(new) > len(old)
+    assert torch.equal(new[: len(old)], old)
+    assert all(torch.equal(limit, old[-1]) for limit in new[len(old) :])
     assert long.calibrated
     assert torch.equal(long.g_s.blocks.limits, short.g_s.blocks.limits)
 
