@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 RECIPE = (
     "lr", "optimizer", "matrix_lr_scale", "batch", "crop_px", "large_crop_px", "large_from", "ema_decay", "seed",
-    "init_from",
+    "init_from", "quantised",
 )  # fmt: skip
 """What a model's card says of its run, beside time and data."""
 
@@ -161,7 +161,7 @@ def export(settings: TrainConfig, trainer: Trainer, photos: list[np.ndarray]) ->
     }
     calibration = photos[: settings.calibration_photos]
     data = exported(settings.run.model, trainer.ema.weights, calibration, card)
-    if settings.run.polish_steps:
+    if settings.run.polish_steps or settings.run.quantised:
         state, arrays = polished(settings.run, trainer, data, photos, card)
         data = exported(settings.run.model, state, calibration, card, arrays)
     path = Path(settings.out) / f"{hashlib.sha256(data).hexdigest()[:16]}.safetensors"

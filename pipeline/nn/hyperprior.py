@@ -125,7 +125,8 @@ class MeanScaleHyperprior(nn.Module):
         try:
             for quality in torch.linspace(0, 1, self.spec.anchors):
                 x = crops(CALIBRATION_CROPS, 256).cpu().float().div_(255)
-                self(x.contiguous(memory_format=torch.channels_last), quality.expand(len(x)))
+                at = quality.expand(len(x))
+                self.g_s(self.coded(x.contiguous(memory_format=torch.channels_last), at)[0], at)
         finally:
             for blocks in rows:
                 blocks.limits.mul_(LIMIT_MARGIN)

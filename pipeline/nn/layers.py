@@ -124,7 +124,7 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 class Pointwise(nn.Conv2d):
-    """A 1x1 convolution of an encoder; see `pointwise`."""
+    """A 1x1 convolution that runs in fp32; see `pointwise`."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__(in_channels, out_channels, 1)

@@ -34,7 +34,7 @@ from pipeline.training.graphed import LOOK_STEPS, GraphedStep, fits
 from pipeline.training.group import Group
 from pipeline.training.losses import Adversary, Distortion
 from pipeline.training.optimizer import Optimizer
-from pipeline.training.quantised import QuantisedSynthesis
+from pipeline.training.quantised import DECODER, QuantisedSynthesis
 from pipeline.training.spec import TrainSpec
 
 SYNTHETIC_COST = 4.0
@@ -66,6 +66,7 @@ def rd_loss(
 
 
 OBSERVED_BATCHES = 12
+"""Of photos, at qualities from end to end, that units are fitted to."""
 
 
 class Trainer:
@@ -168,14 +169,15 @@ class Trainer:
 
     def run(self, log: Callable[[dict[str, Any]], None]) -> None:
         """Train until the schedule ends, saving and validating on the way."""
+        looked = False
         while self.progress < 1:
             started = time.perf_counter()
             record = self.train_step()
             self.elapsed_s = self.group.firsts(self.elapsed_s + time.perf_counter() - started)
+            if self.step % LOOK_STEPS == 0:
+                looked = looked or self._learns()
             if self.group.rank:
                 continue  # the first process writes and validates, the others meet it at the next gradient
-            if self.step == LOOK_STEPS:
-                self._require_gradients()
             if self.step % LOOK_STEPS == 0:
                 log(
                     {
@@ -193,17 +195,22 @@ class Trainer:
         if not self.group.rank:
             self.save()
 
-    def _require_gradients(self) -> None:
-        """Raises TrainingError where part of g_a or g_s learns nothing, as a compiler once had it for a whole run."""
+    def _learns(self) -> bool:
+        """Whether gradients could be looked at; not if the step was skipped.
+
+        Raises:
+            TrainingError: part of g_a or g_s learns nothing, as a compiler once had it for a whole run.
+        """
         if not isinstance(self.spec.model, HyperpriorSpec):
-            return
+            return True
         transforms = {name: p.grad for name, p in self.model.named_parameters() if name.startswith(("g_a.", "g_s."))}
         idle = [name for name, grad in transforms.items() if grad is None or not grad.any()]
-        if 0 < len(idle) < len(transforms):  # all of them, if the step was skipped
+        if 0 < len(idle) < len(transforms):
             raise TrainingError(
                 f"step {self.step}: no gradient reaches {len(idle)} of {len(transforms)} parameters of g_a and g_s, "
                 f"such as {idle[0]}; expected all to learn; if run.compile is on, train without it"
             )
+        return not idle
 
     def train_step(self) -> dict[str, float]:
         """One batch: forward, backward, and an optimizer step unless the gradient is off; what it cost, if known."""
@@ -339,6 +346,12 @@ class Trainer:
             raise TrainingError(
                 f"{self.out}/checkpoint.pt: it holds another model ({found}) than the config asks for "
                 f"({asdict(self.spec.model)}); give another --out, or the config it was started with"
+            )
+        quantised = any(name.startswith(DECODER) for name in state["model"])
+        if quantised != self.spec.quantised:
+            raise TrainingError(
+                f"{self.out}/checkpoint.pt: it was started with run.quantised={str(quantised).lower()}, the config "
+                "says otherwise; give another --out, or the config it was started with"
             )
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])

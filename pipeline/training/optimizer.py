@@ -25,7 +25,6 @@ SCALES = {
     "modulation.": 0.1,
     ".klt.": 0.02,
     "h_s.": 0.5,
-    ".log_units.": 1.0,
 }
 
 

@@ -104,6 +104,7 @@ def polish(
         if (step + 1) % 50 == 0:
             log({"polish_step": step + 1, "loss": round(loss.item(), 4)})
     arrays = quantised.arrays(model.log2_gain.table.detach())
+    quantised.tell_limits()
     found = {k: v.detach() for k, v in model.state_dict().items()}
     return Polished(found, arrays, (before, rounded, _psnr_db(quantised, held)))
 

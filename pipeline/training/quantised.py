@@ -33,7 +33,7 @@ SEEN_POSITIONS = 4096
 """Of each batch that units are fitted to."""
 
 
-def coded(x: Tensor, unit: Tensor, limit: int) -> Tensor:
+def codes_of(x: Tensor, unit: Tensor, limit: int) -> Tensor:
     """Codes of x (B, C, H, W) in units (1, C, 1, 1), up to `limit`; beyond it nothing has a gradient.
 
     No autograd function of its own: torch.compile of torch 2.11 lost what such a one returned for x, on a GPU.
@@ -41,7 +41,7 @@ def coded(x: Tensor, unit: Tensor, limit: int) -> Tensor:
     return ste_round((x.float() / unit).clamp(-limit, limit))
 
 
-def gated(v: Tensor) -> Tensor:
+def gate_of(v: Tensor) -> Tensor:
     """The sigmoid as the integer network has it; its gradient is the sigmoid's."""
     return ste_round(torch.sigmoid(ste_round(v * GATE_UNITS) / GATE_UNITS) * GATE_ONE) / GATE_ONE
 
@@ -117,13 +117,13 @@ class QuantisedSynthesis(nn.Module):
     def _coded(self, name: str, x: Tensor) -> Tensor:
         """x at the nearest codes, in codes; x itself while units are being fitted."""
         if self._seen is None:
-            return coded(x, _spread(self._unit(name)), _limit_of(name))
+            return codes_of(x, _spread(self._unit(name)), _limit_of(name))
         rows = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
         self._seen.setdefault(name, []).append(rows[:: max(1, len(rows) // SEEN_POSITIONS)].clone())
         return x
 
     def _gate(self, v: Tensor) -> Tensor:
-        return gated(v) if self._seen is None else torch.sigmoid(v)
+        return gate_of(v) if self._seen is None else torch.sigmoid(v)
 
     def _product(self, name: str, codes: Tensor) -> Tensor:
         layer = self._layer(name)
@@ -162,6 +162,13 @@ class QuantisedSynthesis(nn.Module):
             "gate": (x, gates),
             "merge": (merge, x),
         }[part]
+
+    @torch.no_grad()
+    def tell_limits(self) -> None:
+        """g_s in floats, which slopes are taken through, holds between its blocks what codes reach."""
+        if "limits" in self.g_s.blocks._buffers:
+            for k, limit in enumerate(self.g_s.blocks.limits.flatten(1)):
+                limit.copy_(CODE_LIMIT * self._unit(f"{k}/x"))
 
     @torch.no_grad()
     def arrays(self, log2_gain: Tensor) -> dict[str, np.ndarray]:

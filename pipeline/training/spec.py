@@ -115,7 +115,8 @@ class TrainSpec:
     those of `model`, but for blocks of g_a and g_s, which may be fewer: others are added that change nothing at first.
     `polish_steps` fit g_s, on a CPU and after the schedule, to `polish_crops` crops as the encoder sends them, and make
     it one of integers (`polish.py`); 0 leaves it in floats, and other kinds of model know no such thing.
-    `quantised` trains with such a g_s from the start, for encoder and entropy model to know it.
+    `quantised` trains with such a g_s from the start, for encoder and entropy model to know it; polish, even of no
+    steps, goes on with its units.
     `compile` runs the networks through torch.compile, a quarter faster on a CPU after a minute or two of compiling;
     `large_from` is the part of the schedule after which crops grow to `large_crop_px` at equal pixels a step.
     """

@@ -38,6 +38,7 @@ def codec() -> Hyperprior:
 
 @pytest.fixture(scope="module")
 def photo() -> Picture:
+    """One whose filter saves four times its bytes; that of the first photo hardly pays."""
     return Picture(made_static.photos()[3])
 
 
@@ -84,6 +85,23 @@ def test_the_filter_is_what_the_format_says_to_the_last_bit(colours, device):
         kernel = kernel_of(wiener, torch.device(device))
         found = filtered(torch.from_numpy(levels).to(device), kernel).round().clamp(0, 255).byte().cpu().numpy()
         assert np.array_equal(found, by_the_book(wiener, levels))
+
+
+@pytest.mark.parametrize("colours", [1, 3])
+def test_filters_as_large_as_any_may_be_are_exact_in_float32(colours):
+    """Kernels whose absolute values sum to just below 2^24 / 2040, on levels from end to end."""
+    for seed in range(4):
+        large = max((random_filter(seed, colours, limit) for limit in range(20, 600, 3)), key=_size_if_exact)
+        assert _size_if_exact(large) > 0.9 * 2**24 / 2040
+        kernel = kernel_of(large, CPU)
+        assert kernel.dtype == torch.float32
+        levels = np.random.default_rng(seed).choice([0.0, 255.0, 254.875], (24, 64, colours)).astype(np.float32)
+        found = filtered(torch.from_numpy(levels), kernel).round().clamp(0, 255).byte().numpy()
+        assert np.array_equal(found, by_the_book(large, levels))
+
+
+def _size_if_exact(wiener: Wiener) -> int:
+    return int(np.abs(wiener.kernel).sum((1, 2, 3)).max()) if wiener.is_exact else 0
 
 
 def test_strips_and_a_lower_precision_of_products_do_not_change_it(monkeypatch):

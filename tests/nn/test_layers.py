@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pipeline.nn.layers import FromPixels, QualityTable, ToPixels, asinh
+from pipeline.nn.layers import FromPixels, Pointwise, QualityTable, ToPixels, asinh
 
 
 def test_asinh_is_as_accurate_as_that_of_torch_over_its_range():
@@ -36,6 +36,17 @@ def test_patches_are_those_of_pixel_shuffle(side, layout):
     enter.settle(), leave.settle()
     assert all(map(torch.equal, before, (enter(x), leave(y), leave.adjoint(x))))
     assert leave.state_dict().keys() == names
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(1, 20, 33, 17), (3, 20, 1, 1), (2, 20, 5, 64)])
+def test_products_by_onednn_are_those_of_torch(layout, shape):
+    x, layer = torch.randn(shape).contiguous(memory_format=layout), Pointwise(20, 7)
+    with torch.inference_mode():
+        found, wanted = layer(x), F.conv2d(x, layer.weight, layer.bias)
+    assert torch.allclose(found, wanted, atol=1e-5)
+    assert found.shape == wanted.shape
+    assert torch.equal(layer(x), F.conv2d(x, layer.weight, layer.bias))
 
 
 @pytest.mark.parametrize("shape", [(3,), (1, 4, 5)])

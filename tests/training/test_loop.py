@@ -66,8 +66,23 @@ def test_a_decoder_with_rounded_factors_learns_with_the_rest(pictures, tmp_path)
     units = {name: value for name, value in trainer.ema.weights.items() if name.startswith(DECODER)}
     started = Trainer(spec, pictures, tmp_path / "other").ema.weights
     assert all(not torch.equal(value, started[name]) for name, value in units.items())
-    again = weights.parse(export.export(SMALL, trainer.ema.weights, pictures[:1], {}))
-    assert not any(name.startswith(DECODER) for name in again.arrays)
+
+
+def test_a_run_goes_on_with_rounded_factors_or_without_as_it_began(pictures, tmp_path):
+    Trainer(SPEC, pictures, tmp_path).save()
+    with pytest.raises(TrainingError, match=r"started with run\.quantised=false"):
+        Trainer(replace(SPEC, quantised=True), pictures, tmp_path)
+
+
+def test_slopes_are_taken_within_what_codes_reach(pictures, tmp_path):
+    spec = replace(SPEC, model=replace(SMALL, limited=True), init_from=None, quantised=True)
+    trainer = Trainer(spec, pictures, tmp_path)
+    trainer.model.calibrate(trainer.crops.batch)
+    assert trainer.model.g_s.blocks.limits.min() > 0
+    trainer.ema.weights[f"{DECODER}log_units.1/x"].fill_(-3.0)
+    frozen = weights.parse(export.export(spec.model, trainer.ema.weights, pictures[:1], {}))
+    found = polish(spec.model, trainer.ema.weights, frozen, pictures, steps=0, crops=2)
+    assert torch.allclose(found.state["g_s.blocks.limits"][1], torch.tensor(127 * np.exp(-3.0)).float())
 
 
 def test_a_polish_goes_on_with_the_units_that_were_trained(pictures, tmp_path):

@@ -42,7 +42,6 @@ class Synthesis:
         """
         padded = 16 * y_hat.shape[2], 16 * y_hat.shape[3]
         out = torch.empty(*padded, 3, dtype=torch.uint8, device=self.device).permute(2, 0, 1)[None]
-        kernel = None if wiener is None else kernel_of(wiener, self.device)
         halo_px = self.halo_px + (0 if wiener is None else 16)  # for the pixels that it looks at beyond a tile
         fast = precision == "bf16" and self.bf16 and (self.exact is None or self.device.type != "cpu")
 
@@ -60,6 +59,7 @@ class Synthesis:
             return _bytes(levels if kernel is None else filtered(levels, kernel)).permute(2, 0, 1)[None]
 
         with torch.autocast(self.device.type, enabled=False):  # not that of whoever calls
+            kernel = None if wiener is None else kernel_of(wiener, self.device)
             tiled(*padded, tile, out, 1, halo_px)
         return np.ascontiguousarray(out[0, :, :height_px, :width_px].permute(1, 2, 0).cpu().numpy())
 
