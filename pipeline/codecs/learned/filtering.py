@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.codecs.learned.wiener import LEVEL_LIMIT, LEVEL_UNITS, PAIRS, RADIUS, Wiener
 from pipeline.entropy.coder import VALUE_LIMIT
 
-SAMPLE_PX, SUMMANDS = 1 << 17, 1 << 15
+SAMPLE_PX, SUMMANDS = 1 << 17, 1 << 14
 LEAST_SHARE = 1 / 16
 """Rows are looked at, drawn at random, until they are so many pixels, or such a share of a large picture."""
 TAP_DEVIATION = 0.05
@@ -103,8 +103,13 @@ class Evidence:
             return
         inner = height - 2 * RADIUS
         rows = np.sort(self.random.choice(inner, max(1, round(self.share * inner)), replace=False)) + RADIUS
-        around = rows[:, None] + np.arange(-RADIUS, RADIUS + 1)
-        seen, wanted = self._rows(x_hat.float(), around.reshape(-1), width), self._rows(x, rows, width)
+        together = max(1, SUMMANDS // width)
+        for first in range(0, len(rows), together):
+            self._add_rows(x_hat, x, bits, rows[first : first + together])
+
+    def _add_rows(self, x_hat: Tensor, x: Tensor, bits: Tensor, rows: np.ndarray) -> None:
+        width, around = x.shape[3], rows[:, None] + np.arange(-RADIUS, RADIUS + 1)
+        seen, wanted = self._rows(x_hat, around.reshape(-1), width), self._rows(x, rows, width)
         seen = seen.clip(0, 1, out=seen).reshape(self.colours, *around.shape, width)
         factors = torch.from_numpy(_factors(seen, wanted))
         if bits.dim() == 1:
@@ -117,19 +122,19 @@ class Evidence:
 
     def _rows(self, x: Tensor, rows: np.ndarray, width: int) -> np.ndarray:
         """Those of a picture (1, 3, H, W), one colour after the other: (C, rows, width)."""
-        chosen = x[0].permute(1, 2, 0).index_select(0, torch.from_numpy(rows).to(x.device))
+        chosen = x[0].permute(1, 2, 0).index_select(0, torch.from_numpy(rows).to(x.device)).float()
         return np.ascontiguousarray(chosen.cpu().numpy()[:, :width, : self.colours].transpose(2, 0, 1))
 
     def _sum_up(self, worth: Tensor, factors: Tensor) -> None:
         """torch multiplies, not NumPy: see `nn.integer`. Float32 does for so many summands, not for a picture's."""
         size = len(self.gram)
         with torch.autocast("cpu", enabled=False):
-            for first in range(0, factors.shape[1], SUMMANDS):
-                here = slice(first, first + SUMMANDS)
-                part = factors[:, here]
-                sums = part[:size].mul(worth if len(worth) == 1 else worth[here]).mm(part.t()).numpy()
-                self.gram += sums[:, :size]
-                self.cross += sums[:, size:]
+            if len(worth) == 1:
+                sums = factors[:size].mm(factors.t()).mul_(worth).numpy()
+            else:
+                sums = factors[:size].mul(worth).mm(factors.t()).numpy()
+        self.gram += sums[:, :size]
+        self.cross += sums[:, size:]
 
     def filter(self, quality: float, largest: int) -> Wiener | None:
         """The filter that saves most, in bits and errors together; None if none saves anything.

@@ -99,17 +99,17 @@ class Networks:
         y_hat = y[0, :, : grid.height, : grid.width]  # y itself, until what it is rounded to takes its place
         index = np.empty(y_hat.shape, np.uint8) if height_px * width_px <= INDEX_LIMIT_PX else None
         symbols, passes = np.empty(y_hat.shape, dtype=np.int16), PASSES[effort]
-        evidence = Evidence(height_px, width_px, gray)
+        evidence, quality = Evidence(height_px, width_px, gray), quality_centi / integer.QUALITY_UNITS
         for bands in _regions(self._bands(grid, quality_centi, z, strength, index), grid.width, passes):
             rows = slice(bands[0][0].start, bands[-1][0].stop)
             target = y_hat[:, rows].clone() if passes else y_hat[:, rows]
             error_bits = steps.within(16 * rows.start, 16 * rows.stop, 0, width_px).error_bits
             self._settle(bands, target, error_bits if self.trellis else None, symbols, y_hat)
-            for number, pull in enumerate(pulls(passes, quality_centi / integer.QUALITY_UNITS), 1):
+            for number, pull in enumerate(pulls(passes, quality), 1):
                 slope = self._slope(rgb, y_hat, rows, steps, gray, evidence if number == passes else None)
-                target += pull * (y_hat[:, rows] - trusted(slope.div_(2 * error_bits)) - target)
+                target += pull * (y_hat[:, rows] - trusted(slope, error_bits, quality) - target)
                 self._settle(bands, target, error_bits, symbols, y_hat)
-        wiener = evidence.filter(quality_centi / integer.QUALITY_UNITS, int(self.model.tables.reaches[-1]))
+        wiener = evidence.filter(quality, int(self.model.tables.reaches[-1]))
         found = Symbols(
             model_id=self.model.model_id,
             height_px=height_px,

@@ -8,6 +8,7 @@ price of the squared error. It saves 4 to 5 % of the bytes that the best roundin
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -29,6 +30,15 @@ _CHOICE = ((_STATES >> 1 & 1) ^ (_STATES >> 3)) << 1 | _STATES & 1
 """Parity and quantiser, as bits 2 and 1, of the step that leads to a state from the first of the two."""
 
 
+class Plan(NamedTuple):
+    """Sizes of the steps of a band, positions of their symbols, scale indexes (int32) and prices there, (n,) each."""
+
+    sizes: list[int]
+    at: Tensor
+    scale: Tensor
+    price: Tensor
+
+
 class TrellisQuantiser:
     """Quantises residuals under the two tables that a model has for each scale index."""
 
@@ -36,28 +46,40 @@ class TrellisQuantiser:
         self.skip_below, self.step, self.device = model.skip_below, trellis.step, device
         self.bits = torch.from_numpy(bits_of(trellis.tables)).to(device)
         self.shifts = torch.from_numpy(trellis.shifts).to(device)
+        self._kept: tuple[Tensor, Tensor, Plan] | None = None
 
     def cheapest(self, residual: Tensor, index: Tensor, error_bits: Tensor) -> tuple[Tensor, Tensor]:
         """The symbols to send for `residual` and what they stand for, both shaped like it, float32.
 
         `index` are scale indexes, `error_bits` is the price of a squared error; both spread to the same shape.
         """
-        steps = order.steps(index.expand_as(residual).cpu().numpy().ravel(), self.skip_below)
+        sizes, at, scale, price = self._planned(index, error_bits, residual.shape)
         symbols, values = torch.zeros(2, residual.numel(), device=self.device)
-        if steps:
-            # On a CPU, index_select and scatter_ take a quarter of the time of indexing by tensors.
-            at = torch.from_numpy(np.concatenate([positions for _, positions in steps])).to(self.device)
+        if sizes:
             target = residual.reshape(-1).index_select(0, at)
-            scale = index.expand_as(residual).reshape(-1).index_select(0, at)
-            price = error_bits.expand_as(residual).reshape(-1).index_select(0, at)
-            magnitudes, costs = self._candidates(target.abs(), scale.int(), price)
-            path = _cheapest_path(costs.cpu().numpy(), [len(positions) for _, positions in steps])
+            magnitudes, costs = self._candidates(target.abs(), scale, price)
+            path = _cheapest_path(costs.cpu().numpy(), sizes)
             choice = torch.from_numpy(path).to(self.device)
             magnitude = magnitudes.view(4, -1).gather(0, choice[None])[0].float()
             sign = torch.where(target < 0, -1.0, 1.0)  # a target of 0 may be sent as 1, if its parity pays elsewhere
             symbols.scatter_(0, at, magnitude * sign)
             values.scatter_(0, at, self.points(magnitude, scale + (choice & 1) * INDEX_COUNT) * sign)
         return symbols.view(residual.shape), values.view(residual.shape)
+
+    def _planned(self, index: Tensor, error_bits: Tensor, shape: torch.Size) -> Plan:
+        """What does not depend on residuals; the last is kept, for passes come back with the same tensors."""
+        kept = self._kept
+        if kept is not None and kept[0] is index and kept[1] is error_bits:
+            return kept[2]
+        whole = index.expand(shape)
+        steps = order.steps(whole.cpu().numpy().ravel(), self.skip_below)
+        # On a CPU, index_select and scatter_ take a quarter of the time of indexing by tensors.
+        positions = [at for _, at in steps] or [np.empty(0, np.int64)]
+        at = torch.from_numpy(np.concatenate(positions)).to(self.device)
+        scale, price = (x.expand(shape).reshape(-1).index_select(0, at) for x in (index, error_bits))
+        found = Plan([len(positions) for _, positions in steps], at, scale.int(), price)
+        self._kept = index, error_bits, found
+        return found
 
     def centred(self, symbols: Tensor, index: Tensor) -> Tensor:
         """What integers sent under scale indexes stand for, as `Quantiser.centred` says it of rounded ones."""
