@@ -35,7 +35,7 @@ MPX = IMAGES * WIDTH_PX * HEIGHT_PX / 1e6
 
 # Measured on 2026-11-26 and rounded up by a twentieth at most.
 LIMITS = {
-    "cnn, effort 1": {
+    "cnn": {
         "reads": 14,
         "other requests": 43,
         # 6.8 before latents were trellis-coded, some 150 short steps for the encoder, the coder and verification each.
@@ -46,15 +46,6 @@ LIMITS = {
         "operators of torch an image": 1700,
         # 34.5 before g_a had six blocks, 39.5 before pictures came from products of bytes, which are not counted.
         "kMAC of torch a pixel": 32.5,
-        "bytes sent on a pixel": 0.27,
-    },
-    # The default since slopes take half the time: a pass more, which is what the larger limits are for.
-    "cnn": {
-        "reads": 14,
-        "other requests": 43,
-        "thousand calls of Python an image": 11.0,
-        "operators of torch an image": 2150,
-        "kMAC of torch a pixel": 51,
         "bytes sent on a pixel": 0.27,
     },
     "webp": {
@@ -153,9 +144,7 @@ def run(codec: str, source: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
             for rows in tasks(between, ticket):
                 yield from rows.to_pylist()
 
-    name, _, effort = codec.partition(", effort ")
-    words = {"source.uri": str(source), "archive.uri": str(archive), "codec.name": name, "resources.device": "cpu"}
-    words |= {"codec.effort": effort} if effort else {}
+    words = {"source.uri": str(source), "archive.uri": str(archive), "codec.name": codec, "resources.device": "cpu"}
     with monkeypatch.context() as patch:
         patch.setattr(flow.graph, "run", graph)
         patch.setattr(flow, "attempt", lambda *key: nullcontext(False))

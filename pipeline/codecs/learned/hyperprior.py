@@ -25,7 +25,7 @@ from pipeline.nn.spec import CODECS
 from pipeline.records import Picture, Rate
 
 EFFORTS = range(10)
-DEFAULT_EFFORT = 2
+DEFAULT_EFFORT = 1
 
 if TYPE_CHECKING:
     from pipeline.codecs.learned.enlarging import Enlarger
