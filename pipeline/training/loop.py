@@ -199,7 +199,7 @@ class Trainer:
         """Whether gradients could be looked at; not if the step was skipped.
 
         Raises:
-            TrainingError: part of g_a or g_s learns nothing, as a compiler once had it for a whole run.
+            TrainingError: part of g_a or g_s learns nothing, as once for a whole run, compiled on a GPU (LOG.md).
         """
         if not isinstance(self.spec.model, HyperpriorSpec):
             return True

@@ -36,7 +36,7 @@ SEEN_POSITIONS = 4096
 def codes_of(x: Tensor, unit: Tensor, limit: int) -> Tensor:
     """Codes of x (B, C, H, W) in units (1, C, 1, 1), up to `limit`; beyond it nothing has a gradient.
 
-    No autograd function of its own: torch.compile of torch 2.11 lost what such a one returned for x, on a GPU.
+    No autograd function of its own: compiled on a GPU, what such a one returned for x seems to have been lost (LOG.md).
     """
     return ste_round((x.float() / unit).clamp(-limit, limit))
 

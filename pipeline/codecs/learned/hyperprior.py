@@ -39,8 +39,8 @@ class Hyperprior:
         rate: a quality in [0, 100] or a target, reached by search over quality for each picture.
         model: id of a packaged model, or the path or URI of a model file; None is the default one.
         device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:1".
-        effort: what the encoder spends; decoding takes as long. 0 rounds latents to the nearest integer, 1 weighs the
-            bits of each sequence of symbols against the decoder's error, 2 to 9 do so again and again; from 1 on a
+        effort: what the encoder spends; decoding takes as long. 0 takes the cheapest sequence of symbols for the
+            latents, 1 weighs it once against the decoder's own error, 2 to 9 do so again and again; from 1 on a
             picture may come with a filter of its own (`learned.wiener`).
         reduced: "auto" codes a picture at half its size, to be restored by a super-resolver, where that is better
             (`learned.reduced`); None never does.
