@@ -159,7 +159,7 @@ class FromPixels(_OfPixels):
         self.side, self.axis = side, 1
 
     def forward(self, x: Tensor) -> Tensor:
-        return pointwise(_patches(x, self.side), self.by_rows(), self.bias)
+        return pointwise(patches(x, self.side), self.by_rows(), self.bias)
 
 
 class ToPixels(_OfPixels):
@@ -171,18 +171,18 @@ class ToPixels(_OfPixels):
 
     def forward(self, x: Tensor) -> Tensor:
         bias = None if self.bias is None else by_rows(self.bias, self.side)
-        patches = F.conv2d(x, self.by_rows(), bias)
-        batch, _, height, width = patches.shape
-        rows = patches.permute(0, 2, 3, 1).reshape(batch, height, width, self.side, 3 * self.side)
+        found = F.conv2d(x, self.by_rows(), bias)
+        batch, _, height, width = found.shape
+        rows = found.permute(0, 2, 3, 1).reshape(batch, height, width, self.side, 3 * self.side)
         picture = rows.transpose(2, 3).reshape(batch, height * self.side, width * self.side, 3)
         return picture.permute(0, 3, 1, 2)
 
     def adjoint(self, slope: Tensor) -> Tensor:
         """A slope over the picture taken back to one over x, (B, in, h, w)."""
-        return F.conv2d(_patches(slope, self.side), self.by_rows().transpose(0, 1))
+        return F.conv2d(patches(slope, self.side), self.by_rows().transpose(0, 1))
 
 
-def _patches(x: Tensor, side: int) -> Tensor:
+def patches(x: Tensor, side: int) -> Tensor:
     """(B, 3, H, W) to (B, 3 side^2, H/side, W/side): rows of a patch one after the other, colours side by side."""
     batch, channels, height, width = x.shape
     rows = x.permute(0, 2, 3, 1).reshape(batch, height // side, side, width // side, side * channels)
@@ -190,7 +190,7 @@ def _patches(x: Tensor, side: int) -> Tensor:
 
 
 def by_rows(weight: Tensor, side: int, axis: int = 0) -> Tensor:
-    """An axis of `weight` from the order of `F.pixel_unshuffle` to that of `_patches`."""
+    """An axis of `weight` from the order of `F.pixel_unshuffle` to that of `patches`."""
     return weight.unflatten(axis, (-1, side**2)).transpose(axis, axis + 1).flatten(axis, axis + 1)
 
 

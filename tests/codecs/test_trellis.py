@@ -108,6 +108,21 @@ def test_it_costs_less_than_the_best_rounding(model, quantiser, index):
     assert after.mean() < before.mean() - 0.01
 
 
+def test_what_is_kept_for_the_next_pass_is_that_of_the_same_band_and_price(model, quantiser):
+    target, index, price = (
+        3 * torch.randn(3, 20, 20),
+        torch.tensor([20, 30, 40]).byte()[:, None, None],
+        torch.ones(3, 1, 1),
+    )
+    quantiser.cheapest(target, index, price)
+    others = [(-target, index, price), (target[:, :7], index, price)]
+    others += [(target, index.flip(0), price), (target, index, 9 * price)]
+    for residual, scale, worth in others:
+        found = quantiser.cheapest(residual, scale, worth)
+        fresh = TrellisQuantiser(model, model.trellis, CPU).cheapest(residual, scale.clone(), worth.clone())
+        assert all(map(torch.equal, found, fresh))
+
+
 def test_what_is_not_coded_is_zero_and_takes_no_part(quantiser):
     torch.manual_seed(1)
     target = 4 * torch.randn(3, 20, 20)

@@ -17,6 +17,7 @@ from pipeline.nn.spec import HyperpriorSpec
 from pipeline.records import Picture, Rate
 from pipeline.training import export
 from pipeline.training.data import Crops, load_photos, read_files
+from pipeline.training.graphed import GraphedStep
 from pipeline.training.loop import Trainer
 from pipeline.training.polish import polish
 from pipeline.training.quantised import DECODER
@@ -49,8 +50,10 @@ def test_training_lowers_the_loss(pictures, tmp_path):
     assert losses[1] < losses[0]
 
 
-def test_a_network_that_no_gradient_reaches_ends_the_run(pictures, tmp_path):
+@pytest.mark.parametrize("graphed", [False, True])
+def test_a_network_that_no_gradient_reaches_ends_the_run(pictures, tmp_path, graphed):
     trainer = Trainer(replace(SPEC, steps=60, batch=1), pictures, tmp_path)
+    trainer.graphed = GraphedStep(trainer) if graphed else None
     trainer.model.g_s.up.register_forward_hook(lambda layer, seen, out: out.detach())
     with pytest.raises(
         TrainingError, match=r"step 50: no gradient reaches 2 of \d+ parameters of .*, such as g_s\.up\."

@@ -17,6 +17,8 @@ LEAST_SHARE = 1 / 16
 """Rows are looked at, drawn at random, until they are so many pixels, or such a share of a large picture."""
 TAP_DEVIATION = 0.05
 """Of taps, as expected before a picture is seen."""
+BELIEVED = 0.5
+"""Of what a filter saves in the picture that was looked at; the one that is sent is nearer to the source (LOG.md)."""
 HEAD_BITS = 8 * 10
 """Of a section: its head, and what whole words waste."""
 BLOCK_PX, STRIP_FLOATS = 8, 1 << 17
@@ -146,14 +148,15 @@ class Evidence:
         scale = self.pixels / self.seen
         shift = 5 + round(3 * quality)
         rows = [self._row(colour, scale, shift) for colour in range(self.colours)]
-        taps = np.stack([taps for taps, _ in rows])
-        if sum(bits for _, bits in rows) <= HEAD_BITS or np.abs(taps).max() > min(largest, VALUE_LIMIT):
+        taps = np.stack([taps for taps, _, _ in rows])
+        saved, spent = (sum(row[k] for row in rows) for k in (1, 2))
+        if BELIEVED * saved <= spent + HEAD_BITS or np.abs(taps).max() > min(largest, VALUE_LIMIT):
             return None
         found = Wiener(shift, taps.astype(np.int16))
         return found if found.is_exact else None
 
-    def _row(self, colour: int, scale: float, shift: int) -> tuple[np.ndarray, float]:
-        """Taps of a colour, and the bits they save."""
+    def _row(self, colour: int, scale: float, shift: int) -> tuple[np.ndarray, float, float]:
+        """Taps of a colour, and the bits they save and take."""
         own = len(PAIRS) * self.colours
         columns, signs = np.arange(own), np.ones(own)
         if self.colours == 3:
@@ -184,8 +187,8 @@ def _factors(seen: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return out.reshape(len(out), -1)
 
 
-def _rounded(gram: np.ndarray, cross: np.ndarray, units: int) -> tuple[np.ndarray, float]:
-    """Integers q for which q / units is best, and the bits they save: what w saves is 2 w cross - w gram w.
+def _rounded(gram: np.ndarray, cross: np.ndarray, units: int) -> tuple[np.ndarray, float, float]:
+    """Integers q for which q / units is best, and the bits they save and take: what w saves is 2 w cross - w gram w.
 
     One tap after the other is rounded, or left out where that is cheaper, and those that follow put right what that
     did (Hassibi & Stork, "Optimal Brain Surgeon", NIPS 1993).
@@ -205,4 +208,4 @@ def _rounded(gram: np.ndarray, cross: np.ndarray, units: int) -> tuple[np.ndarra
         taps[k + 1 :] -= inverse[k + 1 :, k] * change
         inverse[k + 1 :, k + 1 :] -= inverse[k + 1 :, k, None] * (inverse[k, k + 1 :] / inverse[k, k])
     q = out / units
-    return out, float(2 * q @ cross - q @ gram @ q - spent)
+    return out, float(2 * q @ cross - q @ gram @ q), spent

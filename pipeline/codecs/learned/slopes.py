@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.nn.layers import DepthConvBlock, asinh, by_rows
+from pipeline.nn.layers import DepthConvBlock, asinh, by_rows, patches
 from pipeline.nn.transforms import SynthesisTransform
 
 Back = Callable[[Tensor], Tensor]
@@ -74,8 +74,7 @@ class ByHand:
         picture.view(2 * height, 8, 2 * width, 24).add_(fine.transpose(1, 2))
 
         def back(over_x: Tensor) -> Tensor:
-            rows = over_x.permute(0, 2, 3, 1).reshape(2 * height, 8, 2 * width, 24).transpose(1, 2)
-            over = rows.to(torch.bfloat16, memory_format=torch.contiguous_format).view(4 * height * width, -1)
+            over = patches(over_x.bfloat16(), 8).permute(0, 2, 3, 1).view(4 * height * width, -1)
             slope = self.head.back(over)
             for block in reversed(self.blocks):
                 slope = block.back(slope, tapes.pop(), 2 * height)

@@ -31,8 +31,11 @@ _CHOICE = ((_STATES >> 1 & 1) ^ (_STATES >> 3)) << 1 | _STATES & 1
 
 
 class Plan(NamedTuple):
-    """Sizes of the steps of a band, positions of their symbols, scale indexes (int32) and prices there, (n,) each."""
+    """Of a band of this shape: sizes of its steps, positions of their symbols, scale indexes (int32) and prices there,
+    (n,) each.
+    """
 
+    shape: torch.Size
     sizes: list[int]
     at: Tensor
     scale: Tensor
@@ -53,7 +56,7 @@ class TrellisQuantiser:
 
         `index` are scale indexes, `error_bits` is the price of a squared error; both spread to the same shape.
         """
-        sizes, at, scale, price = self._planned(index, error_bits, residual.shape)
+        _, sizes, at, scale, price = self._planned(index, error_bits, residual.shape)
         symbols, values = torch.zeros(2, residual.numel(), device=self.device)
         if sizes:
             target = residual.reshape(-1).index_select(0, at)
@@ -69,7 +72,7 @@ class TrellisQuantiser:
     def _planned(self, index: Tensor, error_bits: Tensor, shape: torch.Size) -> Plan:
         """What does not depend on residuals; the last is kept, for passes come back with the same tensors."""
         kept = self._kept
-        if kept is not None and kept[0] is index and kept[1] is error_bits:
+        if kept is not None and kept[0] is index and kept[1] is error_bits and kept[2].shape == shape:
             return kept[2]
         whole = index.expand(shape)
         steps = order.steps(whole.cpu().numpy().ravel(), self.skip_below)
@@ -77,7 +80,7 @@ class TrellisQuantiser:
         positions = [at for _, at in steps] or [np.empty(0, np.int64)]
         at = torch.from_numpy(np.concatenate(positions)).to(self.device)
         scale, price = (x.expand(shape).reshape(-1).index_select(0, at) for x in (index, error_bits))
-        found = Plan([len(positions) for _, positions in steps], at, scale.int(), price)
+        found = Plan(shape, [len(positions) for _, positions in steps], at, scale.int(), price)
         self._kept = index, error_bits, found
         return found
 
