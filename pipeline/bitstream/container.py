@@ -15,6 +15,8 @@ EXIF, ICC, XMP, ALPHA = 16, 17, 18, 19
 _KNOWN = frozenset((Z, ESCAPES, Y, REDUCED, ADAPTIVE, FILTER, EXIF, ICC, XMP, ALPHA))
 _SCALES = (2, 3, 4)
 STRENGTH_LIMIT = 64
+TRELLISES = (0, 16, 128)
+"""States of the trellis that y is coded along, by bits 1 and 2 of the flags; 0 for rounded y."""
 _FIXED = 16
 
 
@@ -50,7 +52,7 @@ class Reduced:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """One payload taken apart. `model_id` is 16 hex digits, `quality_centi` is quality * 100.
+    """One payload taken apart. `model_id` is 16 hex digits, `quality_centi` is quality * 100, `trellis` its states.
 
     `width_px` and `height_px` are those of the header: of what is coded, which may be a reduced picture.
     """
@@ -61,7 +63,7 @@ class Container:
     quality_centi: int
     gray: bool = False
     sections: Mapping[int, bytes] = field(default_factory=dict)
-    trellis: bool = False
+    trellis: int = 0
 
     @property
     def reduced(self) -> Reduced | None:
@@ -90,7 +92,8 @@ class Container:
 
 def pack(container: Container) -> bytes:
     """The bytes of a container; empty sections are left out."""
-    head = MAGIC + bytes([VERSION, container.gray | container.trellis << 1]) + bytes.fromhex(container.model_id)
+    flags = container.gray | TRELLISES.index(container.trellis) << 1
+    head = MAGIC + bytes([VERSION, flags]) + bytes.fromhex(container.model_id)
     head += container.quality_centi.to_bytes(2, "little")
     parts = [head, varint(container.width_px), varint(container.height_px)]
     for tag in sorted(container.sections):
@@ -131,7 +134,7 @@ def _parse(payload: bytes) -> Container:
     flags, quality = payload[5], int.from_bytes(payload[14:16], "little")
     width, at = read_varint(payload, _FIXED)
     height, at = read_varint(payload, at)
-    if flags > 3 or quality > 10_000 or not width or not height:
+    if flags >> 1 >= len(TRELLISES) or quality > 10_000 or not width or not height:
         raise BitstreamError(
             f"payload: flags {flags:#x}, quality {quality}, size {width}x{height} is not a valid header"
         )
@@ -144,7 +147,7 @@ def _parse(payload: bytes) -> Container:
         sections[tag], at, last = payload[at : at + length], at + length, tag
     if at != end or Z not in sections or Y not in sections:
         raise BitstreamError("payload: its symbol sections are missing or cut short")
-    found = Container(payload[6:14].hex(), width, height, quality, bool(flags & 1), sections, bool(flags & 2))
+    found = Container(payload[6:14].hex(), width, height, quality, bool(flags & 1), sections, TRELLISES[flags >> 1])
     found.reduced, found.adaptive  # noqa: B018  raise when their sections do not fit
     return found
 

@@ -73,7 +73,8 @@ class Symbols:
 
     y  (M, ceil(H/16), ceil(W/16)) int16, zeros where the scale index says skip: quantised y - mu.
     z  (N, ceil(h/4), ceil(w/4)) int16.
-    trellis  y counts the steps of two quantisers in turn (`entropy.order`), not those of one.
+    trellis  y counts the steps of two quantisers, taken along a trellis of so many states (`entropy.order`); 0 where
+        it counts those of one.
 
     A model with static tables has positions of its own size instead of 16 px, and z (1 or 7, 1, 1) is what it says of
     the whole picture (`learned.static_symbols.Side`).
@@ -95,7 +96,7 @@ class Symbols:
     y: np.ndarray
     z: np.ndarray
     reduced: Reduced | None = None
-    trellis: bool = False
+    trellis: int = 0
     adaptive: int = 0
     wiener: bytes = b""
     index: np.ndarray | None = field(default=None, compare=False)

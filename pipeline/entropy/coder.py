@@ -38,10 +38,10 @@ class SymbolEncoder:
         return self._words(self._tables, order.groups(indexes, skip_below), symbols)
 
     def encode_trellis(
-        self, symbols: np.ndarray, indexes: np.ndarray, skip_below: int, tables: FrequencyTables
+        self, symbols: np.ndarray, indexes: np.ndarray, skip_below: int, tables: FrequencyTables, states: int
     ) -> bytes:
-        """The same for trellis-coded symbols, under `tables` of the first quantiser and then of the second."""
-        return self._words(tables, order.halves(indexes, skip_below, len(tables) // 2, symbols), symbols)
+        """The same along the trellis of `states`, under `tables` of the first quantiser and then of the second."""
+        return self._words(tables, order.halves(indexes, skip_below, len(tables) // 2, symbols, states), symbols)
 
     def _words(self, tables: FrequencyTables, calls: order.Calls, symbols: np.ndarray) -> bytes:
         prepared = []
@@ -81,11 +81,12 @@ class SymbolDecoder:
         return symbols
 
     def decode_trellis(
-        self, words: Words, indexes: np.ndarray, skip_below: int, tables: FrequencyTables
+        self, words: Words, indexes: np.ndarray, skip_below: int, tables: FrequencyTables, states: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Trellis-coded symbols (n,) int16, and the tables (n,) uint8 that they turned out to be coded under."""
         symbols, used = np.zeros(indexes.shape, dtype=np.int16), indexes.copy()
-        self._fill(symbols, words, tables, order.halves(indexes, skip_below, len(tables) // 2, symbols), used)
+        calls = order.halves(indexes, skip_below, len(tables) // 2, symbols, states)
+        self._fill(symbols, words, tables, calls, used)
         return symbols, used
 
     def _fill(

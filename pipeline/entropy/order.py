@@ -2,16 +2,18 @@
 
 Plainly, all symbols that share a table are coded in one call. Trellis-coded, each scale index has two tables, one for
 each of two quantisers that are half a step apart, and which one a symbol came from is not sent but follows from the
-symbols before it: those with one scale index are dealt out to lanes, and each lane keeps a shift register of parities.
-An encoder that chooses whole sequences has finer steps to choose from than it pays for.
+symbols before it: those with one scale index are dealt out to lanes, and each lane keeps the state of a convolutional
+code of parities. An encoder that chooses whole sequences has finer steps to choose from than it pays for.
 
 Marcellin & Fischer, "Trellis Coded Quantization", IEEE Trans. Communications 1990; tables chosen by state as in VVC:
-Schwarz et al., "Hybrid Video Coding with Trellis-Coded Quantization", DCC 2019. The code is Ungerboeck's of 16 states.
+Schwarz et al., "Hybrid Video Coding with Trellis-Coded Quantization", DCC 2019. Codes are those for amplitudes of
+Ungerboeck, "Channel Coding with Multilevel/Phase Signals", IEEE Trans. Information Theory 1982, table I.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -20,6 +22,25 @@ SYMBOLS_A_LANE = 64
 """Longer lanes gain 0.1 % and fewer of them go slower: calls are as many as a lane is long."""
 Calls = Iterator[tuple[int, np.ndarray]]
 """(table, positions) of the symbols of one call of the coder."""
+
+
+class Code(NamedTuple):
+    """A trellis: bit 0 of a state says which quantiser a symbol is of, and with its parity which state comes next.
+
+    after_odd, after_second  what is added, modulo 2, to a state moved down by one bit, where the symbol is odd and
+        where it is of the second quantiser: the parity-check polynomials h1 and h0 without their last bits.
+    """
+
+    after_odd: int
+    after_second: int
+
+    def table(self) -> np.ndarray:
+        """Both together, (4,) uint8, at twice the quantiser and the parity."""
+        return np.array([0, self.after_odd, self.after_second, self.after_odd ^ self.after_second], np.uint8)
+
+
+CODES = {16: Code(0o4 >> 1, 0o31 >> 1), 128: Code(0o126 >> 1, 0o235 >> 1)}
+"""By the number of their states."""
 
 
 def groups(indexes: np.ndarray, skip_below: int) -> Calls:
@@ -46,28 +67,26 @@ def lanes_of(count: int) -> int:
     return min(LANES, 1 << max(0, (count // SYMBOLS_A_LANE).bit_length() - 1))
 
 
-def halves(indexes: np.ndarray, skip_below: int, count: int, symbols: np.ndarray) -> Calls:
-    """`groups` of trellis-coded symbols: tables from `count` on are those of the second quantiser.
+def halves(indexes: np.ndarray, skip_below: int, count: int, symbols: np.ndarray, states: int) -> Calls:
+    """`groups` of symbols along the trellis of `states`: tables from `count` on are those of the second quantiser.
 
     `symbols` (n,) is read where positions have been handed out before, so that a decoder may fill it in on the way.
     """
-    found = steps(indexes, skip_below)
-    now, following, before, earlier = np.zeros((4, max([len(at) for _, at in found], default=0)), bool)
+    found, added = steps(indexes, skip_below), CODES[states].table()
+    state = np.zeros(max([len(at) for _, at in found], default=0), np.uint8)
     for index, at in found:
-        n = len(at)
-        second = now[:n].copy()
-        for table, chosen in ((index, at[~second]), (index + count, at[second])):
-            if len(chosen):
-                yield table, chosen
-        now[:n] = following[:n]
-        following[:n] = (symbols[at] & 1).astype(bool) ^ before[:n] ^ earlier[:n]
-        earlier[:n] = before[:n]
-        before[:n] = second
+        now = state[: len(at)]
+        second = now & 1
+        chosen = second.view(bool)
+        for table, taken in ((index, at[~chosen]), (index + count, at[chosen])):
+            if len(taken):
+                yield table, taken
+        state[: len(at)] = (now >> 1) ^ added[2 * second + (symbols[at] & 1)]
 
 
-def tables_of(indexes: np.ndarray, skip_below: int, count: int, symbols: np.ndarray) -> np.ndarray:
+def tables_of(indexes: np.ndarray, skip_below: int, count: int, symbols: np.ndarray, states: int) -> np.ndarray:
     """The table of each trellis-coded symbol, in the shape of `indexes`; the scale index itself where skipped."""
     found = indexes.ravel().copy()
-    for table, at in halves(indexes.ravel(), skip_below, count, symbols.ravel()):
+    for table, at in halves(indexes.ravel(), skip_below, count, symbols.ravel(), states):
         found[at] = table
     return found.reshape(indexes.shape)

@@ -98,7 +98,7 @@ _SYMBOLS = pa.struct(
         "width_px": pa.int64(),
         "gray": pa.bool_(),
         "quality_centi": pa.int64(),
-        "trellis": pa.bool_(),
+        "trellis": pa.int64(),
         "adaptive": pa.int64(),
         "wiener": pa.binary(),
         "y": _BLOB,

@@ -67,11 +67,11 @@ class _Watched(TrellisQuantiser):
 
     def cheapest(self, residual: Tensor, index: Tensor, error_bits: Tensor) -> tuple[Tensor, Tensor]:
         symbols, values = super().cheapest(residual, index, error_bits)
-        scales, sent = index.numpy(), symbols.numpy().astype(np.int16)
-        tables, coded = tables_of(scales, self.skip_below, INDEX_COUNT, sent), scales >= self.skip_below
+        scales, sent = index.numpy(), symbols.numpy()
+        tables, coded = tables_of(scales, self.skip_below, INDEX_COUNT, sent, self.states), scales >= self.skip_below
         count(self.counts, sent[coded], tables[coded])
         some, table = sent != 0, tables[sent != 0]
-        missed = (values.abs() - residual.abs()).numpy()[some] + self.shifts.numpy()[table]
+        missed = (values.abs() - residual.abs()).numpy()[some] + self.shifts[table]
         self.sent += np.bincount(table, minlength=2 * INDEX_COUNT)
         self.missed += np.bincount(table, missed, minlength=2 * INDEX_COUNT)
         return symbols, values

@@ -95,7 +95,7 @@ def differences(made: Symbols, read: Symbols, maker: Networks, reader: Networks)
         if count := int((left != right).sum()):
             yield f"{count} of {left.size} symbols of {what} differ"
     if made.trellis != read.trellis:
-        yield "one is trellis-coded, the other is not"
+        yield f"one is coded along a trellis of {made.trellis} states, the other of {read.trellis}"
     if count := int((tables(maker, made) != tables(reader, made)).sum()):
         yield f"{count} of {made.y.size} scale indexes differ"
 

@@ -107,8 +107,9 @@ def seeds(name: str) -> list[bytes]:
             tiny.payload(1, 1),
             tiny.payload(300, 20, 0, 3000),
             tiny.reduced(),
-            tiny.payload(trellis=True),
-            tiny.payload(trellis=True, adaptive=40),
+            tiny.payload(trellis=16),
+            tiny.payload(trellis=128),
+            tiny.payload(trellis=128, adaptive=40),
             tiny.filtered(),
         ]
     if name == "weights":

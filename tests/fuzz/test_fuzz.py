@@ -41,7 +41,7 @@ def test_arbitrary_bytes_crash_nothing(name: str):
 
 
 SMALL = [path.read_bytes() for path in sorted(GOLDEN.glob("*-gray.spx"))]
-SMALL += [tiny.payload(20, 20, trellis=trellis) for trellis in (False, True)]
+SMALL += [tiny.payload(20, 20, trellis=trellis) for trellis in container.TRELLISES]
 
 
 @pytest.mark.parametrize("payload", SMALL, ids=len)

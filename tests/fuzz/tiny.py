@@ -61,7 +61,7 @@ def payload(
     width_px: int = 90,
     quality_centi: int = 6000,
     reach: int = 60,
-    trellis: bool = False,
+    trellis: int = 0,
     adaptive: int = 0,
 ) -> bytes:
     """Random symbols under it, escapes among them."""
@@ -78,7 +78,7 @@ def payload(
 def filtered() -> bytes:
     """A payload with a filter of its own."""
     taps = np.random.default_rng(1).integers(-9, 9, (3, 38)).astype(np.int16)
-    box, how = container.unpack(payload(trellis=True)), Wiener(7, taps)
+    box, how = container.unpack(payload(trellis=128)), Wiener(7, taps)
     return container.pack(replace(box, sections={**box.sections, container.FILTER: how.to_bytes(model().tables)}))
 
 

@@ -18,6 +18,7 @@ from pipeline.bitstream import container
 from pipeline.codecs import registry
 from pipeline.codecs.base import Symbols
 from pipeline.codecs.learned import superres, weights
+from pipeline.codecs.learned.trellis import STATES
 from pipeline.imaging.resize import resized
 from pipeline.nn.spec import CODECS
 from pipeline.records import Picture, Rate
@@ -45,6 +46,13 @@ def cases() -> Iterator[tuple[str, Picture, float]]:
     yield "noise-q100", Picture(noise), 100.0
 
 
+def along(states: int) -> Iterator[tuple[str, Picture, float]]:
+    """What models that had other trellises before have payloads for already: photo, gray, pixel, noise with escapes."""
+    for name, picture, quality in cases():
+        if name in ("photo-q60", "gray", "pixel", "noise-q100"):
+            yield f"trellis-{states}-{name}", picture, quality
+
+
 def codecs() -> Iterator[str]:
     """Learned codecs that this installation has weights for."""
     for codec in CODECS.values():
@@ -58,6 +66,7 @@ def main() -> None:
     add("cnn", [reduced_case()], reduced="auto")
     add("cnn", [tuned_case()], tune="ms-ssim")
     add("cnn", filtered_cases())
+    add("cnn", along(STATES))
 
 
 def reduced_case() -> tuple[str, Picture, float]:
@@ -95,6 +104,8 @@ def add(codec_name: str, chosen: Iterable[tuple[str, Picture, float]], **options
             raise SystemExit(f"{path}: full size won; choose a picture that is better reduced")
         if name.startswith("filter") and container.FILTER not in container.unpack(payload).sections:
             raise SystemExit(f"{path}: no filter pays; choose another picture")
+        if name.startswith("trellis") and not name.startswith(f"trellis-{container.unpack(payload).trellis}-"):
+            raise SystemExit(f"{path}: it is not coded along that trellis")
         path.write_bytes(payload)
         expected = {
             "codec": codec_name,

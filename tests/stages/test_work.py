@@ -18,7 +18,7 @@ from tests.stages.pictures import noise, smooth, source_of
 def _analysed() -> Work:
     y = np.arange(-24, 24, dtype=np.int16).reshape(4, 3, 4)
     z = np.zeros((2, 1, 1), np.int16)
-    symbols = Symbols("0123456789abcdef", 48, 64, False, 6000, y, z, trellis=True)
+    symbols = Symbols("0123456789abcdef", 48, 64, False, 6000, y, z, trellis=128)
     alpha = noise(48, 64)[..., 0]
     picture = shell_of(Picture(smooth(48, 64), alpha=alpha, exif=b"Exif\0\0x", icc=b"icc", source_format="PNG"))
     analysis = Analysis(symbols, Distortion(1.5, 46.4, 0.99, None))

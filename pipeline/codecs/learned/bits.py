@@ -31,7 +31,8 @@ def allocation(model: FrozenModel, symbols: Symbols) -> np.ndarray:
         index = integer.index_of(position).astype(np.uint8)
         y, tables = symbols.y[:, band.rows], model.tables
         if trellis := model.trellis_of(symbols.trellis):
-            tables, index = trellis.tables, tables_of(index, model.skip_below, integer.INDEX_COUNT, y)
+            tables = trellis.tables
+            index = tables_of(index, model.skip_below, integer.INDEX_COUNT, y, symbols.trellis)
         bits[band.rows] = _cost(tables, y, index, model.skip_below).sum(axis=0)
     return bits
 

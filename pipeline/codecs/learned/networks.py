@@ -118,7 +118,7 @@ class Networks:
             quality_centi=quality_centi,
             y=symbols,
             z=z.cpu().numpy().astype(np.int16),
-            trellis=self.trellis is not None,
+            trellis=self.trellis.states if self.trellis else 0,
             adaptive=strength,
             wiener=b"" if wiener is None else wiener.to_bytes(self.model.tables),
             index=index,
@@ -229,12 +229,16 @@ class Networks:
         """(H, W, 3) uint8; `y_hat` (M, h, w) float32 in quantiser steps, where the caller has asked h_s already."""
         if y_hat is not None:
             return self._picture(torch.from_numpy(y_hat).to(self.device)[None], symbols, self.precision)
-        quantiser = self.trellis if self.model.trellis_of(symbols.trellis) and self.trellis else self.quantiser
+        self.model.trellis_of(symbols.trellis)
         found = torch.from_numpy(symbols.y).to(self.device).float()
         z = torch.from_numpy(symbols.z.astype(np.float64)).to(self.device)
         grid = Grid.of(symbols.height_px, symbols.width_px)
         for rows, index, mu in self._bands(grid, symbols.quality_centi, z, symbols.adaptive):
-            found[:, rows] = quantiser.centred(found[:, rows], index) + mu
+            if self.trellis is not None and symbols.trellis:
+                centred = self.trellis.centred(found[:, rows], index, symbols.trellis)
+            else:
+                centred = self.quantiser.centred(found[:, rows], index)
+            found[:, rows] = centred + mu
         return self._picture(found[None], symbols, self.precision)
 
     def _steps(self, quality_centi: int, levels: Tensor | None = None) -> Steps:

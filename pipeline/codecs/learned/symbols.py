@@ -119,7 +119,7 @@ def entropy_encode(model: FrozenModel, symbols: Symbols) -> bytes:
             index = symbols.index[:, band.rows]
         y = symbols.y[:, band.rows].ravel()
         if trellis:
-            words = encoder.encode_trellis(y, index.ravel(), model.skip_below, trellis.tables)
+            words = encoder.encode_trellis(y, index.ravel(), model.skip_below, trellis.tables, symbols.trellis)
         else:
             words = encoder.encode(y, index.ravel(), model.skip_below)
         y_words.append(container.varint(len(words) // 4) + words)
@@ -138,7 +138,7 @@ def entropy_encode(model: FrozenModel, symbols: Symbols) -> bytes:
             quality_centi=symbols.quality_centi,
             gray=symbols.gray,
             sections=sections,
-            trellis=trellis is not None,
+            trellis=symbols.trellis,
         )
     )
 
@@ -206,7 +206,7 @@ def entropy_decode(model: FrozenModel, payload: bytes, on_band: Callable[[Decode
             levels[band.rows] = level.astype(np.int8)
         index = integer.index_of(position).astype(np.uint8)
         if trellis:
-            found, used = decoder.decode_trellis(words, index.ravel(), model.skip_below, trellis.tables)
+            found, used = decoder.decode_trellis(words, index.ravel(), model.skip_below, trellis.tables, box.trellis)
             index = used.reshape(index.shape)
         else:
             found = decoder.decode(words, index.ravel(), model.skip_below)

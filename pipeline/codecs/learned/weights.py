@@ -62,11 +62,11 @@ class FrozenModel:
         """First 16 hex digits of the SHA-256, as payload headers carry it."""
         return self.sha256[:16]
 
-    def trellis_of(self, coded: bool) -> Trellis | None:
-        """What trellis-coded symbols go by, None for rounded ones. Raises BitstreamError for a model that has none."""
-        if coded and self.trellis is None:
+    def trellis_of(self, states: int) -> Trellis | None:
+        """What symbols along a trellis of `states` go by, None for 0. Raises BitstreamError if there is none."""
+        if states and self.trellis is None:
             raise BitstreamError(f"payload: trellis-coded, and model {self.model_id} has no trellis; it is damaged")
-        return self.trellis if coded else None
+        return self.trellis if states else None
 
 
 def parse(data: bytes) -> FrozenModel:
