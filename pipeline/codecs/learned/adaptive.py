@@ -24,12 +24,13 @@ UNIT = 1250
 
 
 def levels(strength: int, offset: integer.Array) -> integer.Array:
-    """Levels (h, w) of scale offsets (M, h, w), integers as float64, in the same way.
+    """Levels (h, w) of scale offsets (M, h, w), both integers, as float64.
 
     The mean is that of the 61 strongest channels behind the three that hold means of blocks, for M = 384.
     """
     latent = offset.shape[0]
     seen = offset[latent // 128 : max(latent // 128 + 1, latent // 6)]
+    seen = seen.astype(np.float64) if isinstance(seen, np.ndarray) else seen.double()
     # Integers below 2^53, exact in any order. `/` and floor would not do: GPUs multiply by the reciprocal.
     level = (len(seen) * (UNIT // 2) - strength * seen.sum(0)) // (len(seen) * UNIT)
     return level.clip(-LEVEL_LIMIT, LEVEL_LIMIT)
@@ -41,8 +42,8 @@ def quality_at(quality_centi: int, level: integer.Array) -> integer.Array:
 
 
 def bases(model: FrozenModel, quality_centi: int) -> np.ndarray:
-    """(M, 61) float64 integers: log2 sigma before offsets, for each level from the lowest to the highest."""
+    """(M, 61) integers as float32: log2 sigma before offsets, for each level from the lowest to the highest."""
     table, steps = model.arrays["log2_base"], np.arange(-LEVEL_LIMIT, LEVEL_LIMIT + 1)
     qualities = quality_at(quality_centi, steps)
     rows = [integer.interpolate(table, int(quality)) for quality in qualities]
-    return np.stack(rows, axis=1).astype(np.float64)
+    return np.stack(rows, axis=1).astype(np.float32)

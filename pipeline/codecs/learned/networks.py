@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pipeline.codecs.base import Symbols
 from pipeline.codecs.learned import adaptive
+from pipeline.codecs.learned.analysis import AnalysisByHand, padded
 from pipeline.codecs.learned.filtering import Evidence
 from pipeline.codecs.learned.quantise import PASSES, Quantiser, pulls, trusted
 from pipeline.codecs.learned.slopes import Back, ByHand, by_autograd
@@ -29,7 +30,6 @@ from pipeline.codecs.learned.wiener import Wiener
 from pipeline.entropy.coder import VALUE_LIMIT
 from pipeline.nn import integer, models
 from pipeline.nn.freeze import FLOAT_PARTS, FrozenTransforms
-from pipeline.nn.hyperprior import pad_to
 from pipeline.nn.layers import asinh
 from pipeline.nn.spec import HyperpriorSpec
 
@@ -54,7 +54,9 @@ class Networks:
         self.synthesis = Synthesis(model, spec, self.transforms, self.device, self.bf16)
         if self.bf16:
             self.transforms.branches_to_bf16(decoder=self.synthesis.exact is not None)
-        self.by_hand = ByHand(self.transforms.g_s) if self.bf16 and self.device.type == "cpu" else None
+        by_hand = self.bf16 and self.device.type == "cpu"
+        self.g_a = AnalysisByHand(self.transforms.g_a) if by_hand else None
+        self.by_hand = ByHand(self.transforms.g_s) if by_hand else None
         self.quantiser = Quantiser(model, self.device)
         self.trellis = TrellisQuantiser(model, model.trellis, self.device) if model.trellis else None
         self.h_s = model.h_s  # on a CPU, NumPy is faster at what is between the products of its layers
@@ -282,10 +284,11 @@ class Networks:
         """g_a over tiles, in quantiser steps: (1, M, 4 hz, 4 wz), the picture's edges repeated to multiples of 64."""
 
         def tile(top: int, bottom: int, left: int, right: int) -> Tensor:
-            x = torch.from_numpy(rgb[top:bottom, left:right].copy()).to(self.device)
-            x = x.permute(2, 0, 1)[None].float().div_(255)
-            x = pad_to(x, 64).contiguous(memory_format=torch.channels_last)
-            here = steps.within(top, top + x.shape[2], left, left + x.shape[3])
+            picture = padded(torch.from_numpy(rgb[top:bottom, left:right].copy()).to(self.device), 64)
+            here = steps.within(top, top + picture.shape[0], left, left + picture.shape[1])
+            if self.g_a is not None:
+                return self.g_a(picture, here.quality).mul_(here.gain)
+            x = picture.permute(2, 0, 1)[None].float().div_(255).contiguous(memory_format=torch.channels_last)
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 return self.transforms.g_a(x, here.quality) * here.gain
 

@@ -87,8 +87,8 @@ def z_indexes(model: FrozenModel, quality_centi: int, grid: Grid) -> np.ndarray:
 
 
 def y_base(model: FrozenModel, quality_centi: int) -> np.ndarray:
-    """(M, 1, 1) float64 integers: log2 sigma at this quality, before the hyper-decoder's offset."""
-    return integer.interpolate(model.arrays["log2_base"], quality_centi).astype(np.float64)[:, None, None]
+    """(M, 1, 1) integers as float32: log2 sigma at this quality, before the hyper-decoder's offset."""
+    return integer.interpolate(model.arrays["log2_base"], quality_centi).astype(np.float32)[:, None, None]
 
 
 def scale_position(
@@ -152,7 +152,7 @@ def mu_of(position: integer.Array, mean: integer.Array) -> integer.Array:
 class DecodedBand:
     """What is known of a band of y once it is decoded, all (M, rows, w).
 
-    y int16 symbols, index uint8 the tables they were coded with, position and mean what h_s said (float64 integers),
+    y int16 symbols, index uint8 the tables they were coded with, position and mean what h_s said (integers as float32),
     trellis what they were coded by, if it was that.
     """
 

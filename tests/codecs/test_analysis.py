@@ -1,0 +1,77 @@
+"""g_a by rows, from bytes: what the network is in float32, but for the rounding of bf16."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.codecs.learned import weights
+from pipeline.codecs.learned.analysis import AnalysisByHand, padded
+from pipeline.codecs.learned.tiles import has_fast_bf16
+from pipeline.imaging.decode import decode
+from pipeline.nn.freeze import FrozenTransforms
+from pipeline.nn.hyperprior import pad_to
+from pipeline.nn.spec import HyperpriorSpec
+from tests.golden.add import FOLDER as GOLDEN
+
+needs_bf16 = pytest.mark.skipif(not has_fast_bf16(), reason="this CPU does not multiply bf16, encoders use autocast")
+FORMER = GOLDEN.parent / "weights" / "76a6df8d2f3d9f11.safetensors"  # without limits between blocks
+
+
+def transforms_of(data: bytes) -> FrozenTransforms:
+    model = weights.parse(data)
+    return FrozenTransforms(HyperpriorSpec(**model.spec), dict(model.arrays))
+
+
+@pytest.fixture(scope="module", params=["default", "former"])
+def transforms(request) -> FrozenTransforms:
+    former = request.param == "former"
+    return transforms_of(FORMER.read_bytes() if former else weights.packaged_bytes(weights.default_model_id("cnn")))
+
+
+@pytest.fixture(scope="module")
+def rgb(photos) -> torch.Tensor:
+    return torch.from_numpy(decode(photos[0].read_bytes()).rgb[:192, :320].copy())
+
+
+def qualities() -> list[torch.Tensor]:
+    """Low and high, and one for each position."""
+    by_place = torch.rand(1, 12, 20, generator=torch.Generator().manual_seed(0))
+    return [torch.tensor([0.1]), torch.tensor([0.95]), by_place]
+
+
+@needs_bf16
+@pytest.mark.parametrize("quality", qualities(), ids=["low", "high", "by place"])
+def test_latents_are_those_of_the_network(transforms, rgb, quality):
+    """Within a fiftieth of a quantiser step on average, which autocast is as well."""
+    x = (rgb.permute(2, 0, 1)[None].float() / 255).contiguous(memory_format=torch.channels_last)
+    with torch.inference_mode():
+        gain = transforms.gain(quality)
+        exact = transforms.g_a(x, quality) * gain
+        with torch.autocast("cpu", torch.bfloat16):
+            cast = transforms.g_a(x, quality) * gain
+        found = AnalysisByHand(transforms.g_a)(rgb, quality) * gain
+    assert found.shape == exact.shape
+    error, of_autocast = ((each - exact).square().mean().sqrt().item() for each in (found, cast))
+    assert error < 0.02
+    assert error < 1.5 * of_autocast
+
+
+@needs_bf16
+def test_black_and_white_are_bytes_like_any_other(transforms):
+    for level in (0, 255):
+        rgb = torch.full((64, 64, 3), level, dtype=torch.uint8)
+        x = (rgb.permute(2, 0, 1)[None].float() / 255).contiguous(memory_format=torch.channels_last)
+        with torch.inference_mode():
+            quality = torch.tensor([0.5])
+            expected = transforms.g_a(x, quality)
+            found = AnalysisByHand(transforms.g_a)(rgb, quality)
+        torch.testing.assert_close(found, expected, atol=0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (1, 1), (65, 64), (64, 63), (130, 5)])
+def test_padding_repeats_the_last_row_and_column(size):
+    rgb = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
+    expected = pad_to(rgb.permute(2, 0, 1)[None].float(), 64)[0].permute(1, 2, 0)
+    assert torch.equal(padded(rgb, 64), expected.byte())
