@@ -40,7 +40,7 @@ class Code(NamedTuple):
 
 
 CODES = {16: Code(0o4 >> 1, 0o31 >> 1), 128: Code(0o126 >> 1, 0o235 >> 1)}
-"""By the number of their states."""
+"""By the number of their states; that of 16 is read backwards."""
 
 
 def groups(indexes: np.ndarray, skip_below: int) -> Calls:

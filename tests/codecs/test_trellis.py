@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import sys
 import zlib
 from dataclasses import replace
 
@@ -20,7 +21,7 @@ from pipeline.codecs.learned.quantise import REACH, Quantiser
 from pipeline.codecs.learned.static import Conv
 from pipeline.codecs.learned.trellis import STATES, TrellisQuantiser
 from pipeline.entropy import order
-from pipeline.errors import BitstreamError
+from pipeline.errors import BitstreamError, ConfigError
 from pipeline.imaging.decode import decode
 from pipeline.metrics.distortion import mse
 from pipeline.nn.integer import INDEX_COUNT, sigma_of_index
@@ -266,6 +267,19 @@ def test_more_states_cost_less(model):
             sent, values = quantiser.cheapest(target, index, worth)
             mean[states] += float((bits_of(quantiser, sent, index) + worth * (values - target).square()).mean()) / 12
     assert mean[128] < 0.9975 * mean[16]
+
+
+def test_without_numba_nothing_is_encoded_and_the_run_says_so(quantiser, monkeypatch):
+    """A ConfigError ends a run, where other errors would keep the source of every picture."""
+    monkeypatch.delitem(sys.modules, "pipeline.codecs.learned.viterbi", raising=False)
+    monkeypatch.delattr("pipeline.codecs.learned.viterbi", raising=False)
+    monkeypatch.setitem(sys.modules, "numba", None)
+    with pytest.raises(ConfigError, match="numba"):
+        quantiser.cheapest(samples(30, 5), torch.full((5,), 30, dtype=torch.uint8), torch.tensor(6.0))
+
+
+def test_every_trellis_has_its_flags():
+    assert (0, *order.CODES) == container.TRELLISES
 
 
 def test_payloads_of_16_states_are_read_as_before(codec, picture):

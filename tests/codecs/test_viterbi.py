@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -86,4 +90,37 @@ def test_without_a_place_to_keep_what_is_compiled_it_is_compiled_each_time():
     """Numba keeps nothing for code that is in no file, as it keeps nothing where no folder can be written to."""
     scope: dict = {}
     exec("def twice(x):\n    return 2 * x", scope)
-    assert viterbi._compiled(scope["twice"])(21) == 42
+    assert viterbi._compiled("int64(int64)", scope["twice"])(21) == 42
+
+
+PROGRAM = """
+import numpy as np
+from pipeline.codecs.learned import viterbi
+symbols, values = np.zeros(2, np.int16), np.zeros(2, np.float32)
+one = np.float32(1)
+viterbi.cheapest(
+    np.array([2.2, -3.4], np.float32), np.array([0, 1]), np.array([1, 2]), np.zeros(2, np.uint8),
+    np.ones(2, np.float32), np.zeros((2, 3), np.float32), np.zeros(2, np.float32), one, np.float32(60), 16, 2, 12,
+    symbols, values,
+)
+print(symbols.tolist())
+"""
+
+
+@pytest.mark.parametrize("damage", ["cut", "random"])
+def test_a_damaged_cache_is_none(tmp_path, damage):
+    """Three processes: one fills the cache, one finds every file of it damaged, one after that."""
+
+    def run() -> str:
+        environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path)}
+        done = subprocess.run(
+            [sys.executable, "-c", PROGRAM], env=environment, capture_output=True, text=True, check=True
+        )
+        return done.stdout
+
+    expected = run()
+    kept = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert kept
+    for path in kept:
+        path.write_bytes(path.read_bytes()[:20] if damage == "cut" else os.urandom(1000))
+    assert run() == expected == run()

@@ -75,6 +75,25 @@ def test_scales_alone_are_those_of_the_whole(h_s):
         assert (alone == offsets).all()
 
 
+@pytest.mark.parametrize("taps", [1, 9])
+def test_the_narrow_result_is_the_wide_one(taps):
+    """Over more positions than one piece has, and a number of them that no piece ends at."""
+    random = np.random.default_rng(taps)
+    weight, bias = random.integers(-60_000, 60_000, (taps, 20, 7)), random.integers(-(2**22), 2**22, 20)
+    layer = integer.IntegerLayer(weight.astype(np.float64), bias.astype(np.float64), 14, False)
+    x = random.integers(-(2**20), 2**20, (7, 23, 31)).astype(np.float64)
+    assert x[0].size > 2 * integer.COLUMNS
+    found = layer.narrow(x)
+    assert found.dtype == np.float32
+    assert np.array_equal(found, layer(x))
+    assert np.array_equal(
+        found,
+        integer.IntegerLayer(*map(torch.from_numpy, (layer.weight, layer.bias)), 14, False)
+        .narrow(torch.from_numpy(x))
+        .numpy(),
+    )
+
+
 def test_results_are_integers_even_for_absurd_input(h_s):
     for out in h_s(np.full((SPEC.hyper, 3, 3), 32767.0)):
         assert np.array_equal(out, np.floor(out))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pipeline.codecs.learned.rows import Block, Product, gathered, matrix, product
+from pipeline.codecs.learned.rows import Block, Limits, Product, gathered, matrix, product
 from pipeline.nn.layers import DepthConvBlock, by_rows
 from pipeline.nn.transforms import AnalysisTransform, modulated
 
@@ -21,8 +21,7 @@ class AnalysisByHand:
         self.stem = Product(*_of_bytes(*matrix(g_a.stem), 8))
         self.modulation = g_a.modulation
         self.blocks = [Block(block) for block in g_a.blocks if isinstance(block, DepthConvBlock)]
-        limits = g_a.blocks._buffers.get("limits")
-        self.limits = [] if limits is None else [(-high, high) for high in limits.flatten(1).bfloat16()]
+        self.held = Limits(g_a.blocks)
         weight, bias = matrix(g_a.down)
         self.down = Product(weight.unflatten(1, (-1, 4)).transpose(1, 2).flatten(1), bias)
 
@@ -33,13 +32,10 @@ class AnalysisByHand:
         factor = modulated(self.modulation, quality)[0].permute(1, 2, 0).flatten(0, 1).bfloat16()
         x = self.stem(_patches(centred, 8).bfloat16()).mul_(factor)
         for k, block in enumerate(self.blocks):
-            x, _ = block(self._held(x, k), 2 * height)
-        fine = self.down(gathered(self._held(x, len(self.blocks)), height).view(height * width, -1))
+            x, _ = block(self.held(x, k), 2 * height)
+        fine = self.down(gathered(self.held(x, len(self.blocks)), height).view(height * width, -1))
         y = product(_patches(centred, 16).float(), *self.klt).add_(fine)
         return y.view(1, height, width, -1).permute(0, 3, 1, 2)
-
-    def _held(self, x: Tensor, place: int) -> Tensor:
-        return x.clamp_(*self.limits[place]) if self.limits else x
 
 
 def padded(rgb: Tensor, multiple: int) -> Tensor:

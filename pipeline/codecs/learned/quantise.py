@@ -66,14 +66,14 @@ class Quantiser:
         """What integers under the tables at `index` stand for: the centroids of their bins."""
         out = symbols.clone(memory_format=torch.contiguous_format)
         flat = out.view(-1)
-        coded = places(flat != 0)
+        coded = _places(flat != 0)
         flat[coded] -= flat[coded].sign() * self.shifts[_at(coded, index, out)]
         return out
 
     def cheapest(self, residual: Tensor, index: Tensor, error_bits: Tensor) -> Tensor:
         """The cheapest of nearest magnitude, the one below, and zero; `error_bits` is the price of a squared step."""
         out = torch.zeros_like(residual, memory_format=torch.contiguous_format)
-        doubtful = places(((residual.abs() >= SURELY_ZERO) & (index >= self.skip_below)).reshape(-1))
+        doubtful = _places(((residual.abs() >= SURELY_ZERO) & (index >= self.skip_below)).reshape(-1))
         values, tables, price = (x.expand_as(out).reshape(-1)[doubtful] for x in (residual, index, error_bits))
         magnitude, tables = values.abs(), tables.long()
         # Centroids lie below their integers, so that a magnitude halfway up may be nearer to the one above.
@@ -90,7 +90,7 @@ class Quantiser:
         return self.bits[index, value.clamp_max(REACH).long()] + error_bits * error.square()
 
 
-def places(mask: Tensor) -> Tensor:
+def _places(mask: Tensor) -> Tensor:
     """Where `mask` (n,) is true; NumPy is eight times as fast at this as torch on a CPU."""
     return torch.from_numpy(np.flatnonzero(mask.numpy())) if mask.device.type == "cpu" else mask.nonzero().squeeze(1)
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.nn.layers import DepthConvBlock
+from pipeline.nn.transforms import Blocks
 
 Tape = tuple[Tensor, Tensor, Tensor]
 """What a block's way back reads: v of its SiLU (n, C), and the gate and what it let through, (n, 2C)."""
@@ -66,6 +67,17 @@ class Block:
         slope = self.gate.back_plus(of_gate, self.value.back_plus(of_value, slope))
         over = depthwise(self.project.back(slope), self.flipped, None, height)
         return self.expand.back_plus(torch.ops.aten.silu_backward(over, v), slope)
+
+
+class Limits:
+    """What `transforms.Blocks` holds channels within, before each block and after the last."""
+
+    def __init__(self, blocks: Blocks) -> None:
+        limits = blocks._buffers.get("limits")
+        self.within = [] if limits is None else [(-high, high) for high in limits.flatten(1).bfloat16()]
+
+    def __call__(self, x: Tensor, place: int) -> Tensor:
+        return x.clamp_(*self.within[place]) if self.within else x
 
 
 def matrix(layer: nn.Conv2d) -> tuple[Tensor, Tensor]:

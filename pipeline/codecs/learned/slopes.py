@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pipeline.codecs.learned.rows import Block, Product, Tape, gathered, matrix, product, spread
+from pipeline.codecs.learned.rows import Block, Limits, Product, Tape, gathered, matrix, product, spread
 from pipeline.nn.layers import DepthConvBlock, asinh, by_rows, patches
 from pipeline.nn.transforms import SynthesisTransform
 
@@ -53,8 +53,7 @@ class ByHand:
         self.up = Product(*(part.unflatten(0, (-1, 4)).transpose(0, 1).flatten(0, 1) for part in matrix(g_s.up)))
         self.head = Product(*(by_rows(part, 8) for part in matrix(g_s.head)))
         self.blocks = [Block(block) for block in g_s.blocks if isinstance(block, DepthConvBlock)]
-        limits = g_s.blocks._buffers.get("limits")
-        self.limits = [] if limits is None else [(-high, high) for high in limits.flatten(1).bfloat16()]
+        self.held = Limits(g_s.blocks)
 
     def __call__(self, y_hat: Tensor, quality: Tensor) -> tuple[Tensor, Back]:
         """As `by_autograd`."""
@@ -65,9 +64,9 @@ class ByHand:
         x = spread(self.up(asinh(place).bfloat16()).view(height, width, 4, -1).mul_(factor))
         tapes = list[Tape]()
         for k, block in enumerate(self.blocks):
-            x, tape = block(self._held(x, k), 2 * height)
+            x, tape = block(self.held(x, k), 2 * height)
             tapes.append(tape)
-        fine = self.head(self._held(x, len(self.blocks))).view(2 * height, 2 * width, 8, 24)
+        fine = self.head(self.held(x, len(self.blocks))).view(2 * height, 2 * width, 8, 24)
         picture = product(y, *self.klt).view(height, width, 16, 48).transpose(1, 2).contiguous()
         picture.view(2 * height, 8, 2 * width, 24).add_(fine.transpose(1, 2))
 
@@ -82,6 +81,3 @@ class ByHand:
             return found.view(1, height, width, channels).permute(0, 3, 1, 2)
 
         return picture.view(1, 16 * height, 16 * width, 3).permute(0, 3, 1, 2), back
-
-    def _held(self, x: Tensor, place: int) -> Tensor:
-        return x.clamp_(*self.limits[place]) if self.limits else x

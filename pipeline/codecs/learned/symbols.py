@@ -165,7 +165,7 @@ class DecodedBand:
 
 def dequantised(model: FrozenModel, band: DecodedBand) -> np.ndarray:
     """y_hat in quantiser steps, (M, rows, w) float32: symbols at the centroids of their bins, plus mu."""
-    y_hat = mu_of(band.position.astype(np.float32), band.mean.astype(np.float32))
+    y_hat = mu_of(band.position, band.mean)
     coded = np.flatnonzero(band.y != 0)
     symbols, tables = band.y.ravel()[coded].astype(np.float32), band.index.ravel()[coded]
     if band.trellis is None:

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.codecs.learned.weights_checks import Trellis
 from pipeline.entropy import order
 from pipeline.entropy.coder import VALUE_LIMIT
+from pipeline.errors import ConfigError
 from pipeline.nn.integer import INDEX_COUNT
 
 STATES = 128
@@ -43,24 +45,22 @@ class TrellisQuantiser:
 
     def __init__(self, model: FrozenModel, trellis: Trellis, device: torch.device, states: int = STATES) -> None:
         self.skip_below, self.step, self.device, self.states = model.skip_below, trellis.step, device, states
-        self.bits, self.shifts = bits_of(trellis.tables), trellis.shifts
+        self.bits, self.shifts = bits_of(trellis.tables), np.array(trellis.shifts)
         self._kept: tuple[Tensor, Tensor, Plan] | None = None
 
     def cheapest(self, residual: Tensor, index: Tensor, error_bits: Tensor) -> tuple[Tensor, Tensor]:
-        """The symbols to send for `residual` and what they stand for, both shaped like it, int16 and float32.
+        """The symbols to send for `residual`, int16 on the CPU, and what they stand for, float32; both shaped like it.
 
         `index` are scale indexes, `error_bits` is the price of a squared error; both spread to the same shape.
         """
-        from pipeline.codecs.learned import viterbi  # those who only train or decode need no Numba
-
         plan = self._planned(index, error_bits, residual.shape)
         symbols, values = np.zeros(residual.numel(), np.int16), np.zeros(residual.numel(), np.float32)
         if len(plan.at):
             target, code = residual.reshape(-1).float().cpu().numpy(), order.CODES[self.states]
             costs = plan.prices, self.bits, self.shifts, np.float32(self.step), np.float32(VALUE_LIMIT)
-            viterbi.cheapest(target, *plan[1:4], *costs, self.states, *code, symbols, values)
-        found, stands_for = (torch.from_numpy(x).view(residual.shape).to(self.device) for x in (symbols, values))
-        return found, stands_for
+            _search()(target, plan.at, plan.ends, plan.scales, *costs, self.states, *code, symbols, values)
+        stands_for = torch.from_numpy(values).view(residual.shape)
+        return torch.from_numpy(symbols).view(residual.shape), stands_for.to(self.device)
 
     def _planned(self, index: Tensor, error_bits: Tensor, shape: torch.Size) -> Plan:
         """What does not depend on residuals; the last is kept, for passes come back with the same tensors."""
@@ -82,3 +82,12 @@ class TrellisQuantiser:
         tables = order.tables_of(index.expand_as(symbols).cpu().numpy(), self.skip_below, INDEX_COUNT, sent, states)
         magnitude = (np.abs(sent) - np.float32(0.5) * (tables >= INDEX_COUNT)) * np.float32(self.step)
         return torch.from_numpy((magnitude - self.shifts[tables]) * np.sign(sent)).to(self.device)
+
+
+def _search() -> Callable[..., None]:
+    """What only encoders need: to be compiled, or found as it was compiled before. Raises ConfigError without Numba."""
+    try:
+        from pipeline.codecs.learned import viterbi
+    except ImportError as error:
+        raise ConfigError(f"numba: {error}; encoders of cnn need it, install what shardpress depends on") from error
+    return viterbi.cheapest

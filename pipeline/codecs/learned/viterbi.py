@@ -20,17 +20,28 @@ LANES_AT_ONCE = 512
 ZERO, HALF, ONE, TWO = (np.float32(x) for x in (0, 0.5, 1, 2))
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """By Numba, at the first call; kept for the next process where there is a folder to write to."""
+SIGNATURE = (
+    "void(float32[::1], int64[::1], int64[::1], uint8[::1], float32[::1], float32[:, ::1], float32[::1], "
+    "float32, float32, int64, int64, int64, int16[::1], float32[::1])"
+)
+
+
+def _compiled(signature: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """By Numba, now, and kept for the next process.
+
+    Without what was kept where there is no folder to write to, the disk is full or a file of it is cut short.
+    """
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # Numba's word for no such folder
-        return numba.njit(**options)(function)
+        return numba.njit(signature, cache=True, **options)(function)
+    except Exception:  # Numba has no error of its own for any of them; what is wrong without a cache, too, is raised
+        return numba.njit(signature, **options)(function)
 
 
-@_compiled
-def cheapest(  # type: ignore[no-untyped-def]
+_inlined = numba.njit(nogil=True, error_model="numpy")
+
+
+def _cheapest(  # type: ignore[no-untyped-def]
     residual, at, ends, scales, prices, bits, shifts, step, limit, states, after_odd, after_second, symbols, values
 ):
     """Fills in `symbols` (int16) and `values` (float32), flat as `residual` (float32), at places `at`, (n,) int64.
@@ -92,7 +103,7 @@ def cheapest(  # type: ignore[no-untyped-def]
                     values[at[k]] = -point if residual[at[k]] < 0 else point
 
 
-@_compiled
+@_inlined
 def _candidates(targets, prices, bits, shift, step, choice, magnitude, entry, magnitudes, costs):  # type: ignore[no-untyped-def]
     """The best even or odd magnitude for targets of at least 0 under a quantiser, and what it costs.
 
@@ -117,7 +128,7 @@ def _candidates(targets, prices, bits, shift, step, choice, magnitude, entry, ma
         magnitudes[lane] = np.int16(ZERO if none else found)
 
 
-@_compiled
+@_inlined
 def _advance(total, following, costs, decided, after_odd, after_second):  # type: ignore[no-untyped-def]
     """From the `total` cost of each state, (states, lanes), to those of the `following` step.
 
@@ -144,7 +155,7 @@ def _advance(total, following, costs, decided, after_odd, after_second):  # type
                 bits[lane] |= (flag if if_odd < if_even else 0) | (other_flag if also_odd < also_even else 0)
 
 
-@_compiled
+@_inlined
 def _places(states, after_odd, after_second):  # type: ignore[no-untyped-def]
     """Which bit of `decided` belongs to a state, (states,) int64."""
     found, lowest = np.empty(states, np.int64), after_odd & -after_odd
@@ -154,3 +165,6 @@ def _places(states, after_odd, after_second):  # type: ignore[no-untyped-def]
             found[to] = 2 * (second * (states // 4) + pair)
             found[to ^ after_odd] = found[to] + 1
     return found
+
+
+cheapest = _compiled(SIGNATURE, _cheapest)
