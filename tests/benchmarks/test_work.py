@@ -38,12 +38,13 @@ LIMITS = {
     "cnn": {
         "reads": 14,
         "other requests": 43,
-        # 6.8 before latents were trellis-coded, some 150 short steps for the encoder, the coder and verification each.
-        "thousand calls of Python an image": 11.0,
+        # 6.8 before latents were trellis-coded, some 150 short steps for the coder and verification each. The search
+        # for the path is compiled, and counted nowhere.
+        "thousand calls of Python an image": 10.5,
         # 760 before asinh and the shuffles at the picture's end became several cheap operators, and quantising sparse:
-        # a fifth less time. 880 before the trellis, whose candidates are found by some 100 operators, 1,100 before it
-        # was searched twice, blocks had limits, and torch took over the products of h_s from NumPy.
-        "operators of torch an image": 1700,
+        # a fifth less time. 880 before blocks had limits, slopes were computed by default, and torch took over the
+        # products of h_s from NumPy.
+        "operators of torch an image": 1460,
         # 34.5 before g_a had six blocks, 39.5 before pictures came from products of bytes, which are not counted.
         "kMAC of torch a pixel": 32.5,
         "bytes sent on a pixel": 0.27,
