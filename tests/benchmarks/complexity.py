@@ -70,6 +70,8 @@ class _Counted:
         self.counted.append(self.layer.weight.size * x.shape[1] * x.shape[2])
         return np.asarray(self.layer(x))
 
+    narrow = __call__
+
 
 def _integer_macs(h_s: integer.IntegerHyperSynthesis, z: np.ndarray) -> int:
     counted: list[int] = []

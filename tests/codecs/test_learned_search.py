@@ -24,7 +24,7 @@ def test_sizes_are_met_in_six_passes_however_steep_the_curve(span, share):
     def size(centi: int) -> int:
         return round(2000 * math.exp(span * (0.7 * centi + 0.3 * centi**2 / 1e4) / 1e4))
 
-    def analyse(centi: int) -> Any:
+    def analyse(centi: int, worth: float) -> Any:
         passes.append(centi)
         return centi, REFERENCE
 
@@ -43,13 +43,33 @@ KODIM03 |= {1191: 30.603, 1500: 30.94, 5000: 34.972, 10_000: 41.0}
 def test_a_psnr_is_met_although_near_qualities_differ_by_chance(target):
     passes = []
 
-    def analyse(centi: int) -> Any:
+    def analyse(centi: int, worth: float) -> Any:
         passes.append(centi)
         value = np.interp(centi, list(KODIM03), list(KODIM03.values()))
         x_hat = np.zeros_like(REFERENCE)
         x_hat.reshape(-1)[: round(255**2 / 10 ** (value / 10) * x_hat.size / 25**2)] = 25
         return centi, x_hat
 
+    found = search.reach(Rate(psnr_db=target), REFERENCE, analyse, lambda symbols: 0, "curve", fine=False)
+    assert len(passes) <= search.PASSES
+    assert target <= psnr_db(mse(REFERENCE, found[1])) <= target + 0.05
+
+
+@pytest.mark.parametrize("rise", [0.5, 0.9, 1.8])
+@pytest.mark.parametrize("seed", range(20))
+def test_where_qualities_differ_by_chance_worth_meets_the_target(seed, rise):
+    """Each quality is off by up to 0.1 dB, at random; at one quality PSNR follows the worth, more or less steeply."""
+    passes, target = [], 30 + 8 * np.random.default_rng(seed).random()
+
+    def analyse(centi: int, worth: float) -> Any:
+        passes.append((centi, worth))
+        chance = np.random.default_rng([seed, centi]).uniform(-0.1, 0.1)
+        value = 27 + 14 * centi / 1e4 + chance + rise * math.log(worth)
+        x_hat = np.zeros_like(REFERENCE)
+        x_hat.reshape(-1)[: round(255**2 / 10 ** (value / 10) * x_hat.size / 25**2)] = 25
+        return centi, x_hat
+
     found = search.reach(Rate(psnr_db=target), REFERENCE, analyse, lambda symbols: 0, "curve")
     assert len(passes) <= search.PASSES
+    assert all(abs(math.log(worth)) <= search.FINEST for _, worth in passes)
     assert target <= psnr_db(mse(REFERENCE, found[1])) <= target + 0.05

@@ -177,9 +177,12 @@ class Hyperprior:
         return search.reach(
             self.rate,
             picture.rgb,
-            lambda centi: self.networks.analyse(picture.rgb, centi, picture.gray, self.effort, self.strength),
+            lambda centi, worth: self.networks.analyse(
+                picture.rgb, centi, picture.gray, self.effort, self.strength, worth
+            ),
             lambda symbols: len(self.entropy_encode(symbols)),
             self.name,
+            fine=self.networks.minds_worth(self.effort),
         )
 
     def entropy_encode(self, symbols_: Symbols) -> bytes:

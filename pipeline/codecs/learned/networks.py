@@ -65,14 +65,19 @@ class Networks:
 
     @torch.no_grad()
     def analyse(
-        self, rgb: np.ndarray, quality_centi: int, gray: bool, effort: int = 1, strength: int = 0
+        self, rgb: np.ndarray, quality_centi: int, gray: bool, effort: int = 1, strength: int = 0, worth: float = 1
     ) -> tuple[Symbols, np.ndarray]:
         """Symbols of an (H, W, 3) uint8 picture, and the (H, W, 3) uint8 picture they decode to.
 
-        `strength` is how far quality follows the picture (`learned.adaptive`).
+        `strength` is how far quality follows the picture (`learned.adaptive`), `worth` what an error is worth, of what
+        it is at this quality, when symbols are chosen for the last time: a fine adjustment, for most stay as they are.
         """
-        symbols, y_hat = self._quantised(rgb, quality_centi, gray, effort, strength)
+        symbols, y_hat = self._quantised(rgb, quality_centi, gray, effort, strength, worth)
         return symbols, self._picture(y_hat, symbols)
+
+    def minds_worth(self, effort: int) -> bool:
+        """Whether symbols are weighed at all; models without a trellis round them at effort 0."""
+        return self.trellis is not None or PASSES[effort] > 0
 
     @torch.no_grad()
     def symbols_of(
@@ -87,7 +92,7 @@ class Networks:
         return self._quantised(rgb, quality_centi, False, effort, 0)[1]
 
     def _quantised(
-        self, rgb: np.ndarray, quality_centi: int, gray: bool, effort: int, strength: int
+        self, rgb: np.ndarray, quality_centi: int, gray: bool, effort: int, strength: int, worth: float = 1
     ) -> tuple[Symbols, Tensor]:
         """Symbols, and y_hat (1, M, h, w) in quantiser steps."""
         height_px, width_px = rgb.shape[:2]
@@ -106,11 +111,13 @@ class Networks:
             rows = slice(bands[0][0].start, bands[-1][0].stop)
             target = y_hat[:, rows].clone() if passes else y_hat[:, rows]
             error_bits = steps.within(16 * rows.start, 16 * rows.stop, 0, width_px).error_bits
-            self._settle(bands, target, error_bits if self.trellis else None, symbols, y_hat)
+            last = error_bits if worth == 1 else error_bits * worth
+            first = error_bits if passes else last
+            self._settle(bands, target, first if self.trellis else None, symbols, y_hat)
             for number, pull in enumerate(pulls(passes, quality), 1):
                 slope = self._slope(rgb, y_hat, rows, steps, gray, evidence if number == passes else None)
                 target += pull * (y_hat[:, rows] - trusted(slope, error_bits, quality) - target)
-                self._settle(bands, target, error_bits, symbols, y_hat)
+                self._settle(bands, target, last if number == passes else error_bits, symbols, y_hat)
         wiener = evidence.filter(quality, int(self.model.tables.reaches[-1]))
         found = Symbols(
             model_id=self.model.model_id,

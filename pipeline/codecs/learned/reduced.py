@@ -105,8 +105,8 @@ def _reduced(codec: Hyperprior, how: Reducing, picture: Picture, full: Found | N
     def size_bytes(symbols: Symbols) -> int:
         return len(codec.entropy_encode(symbols))
 
-    def analyse(centi: int) -> Found:
-        symbols, x_hat = codec.networks.analyse(small.rgb, centi, small.gray, codec.effort)
+    def analyse(centi: int, worth: float) -> Found:
+        symbols, x_hat = codec.networks.analyse(small.rgb, centi, small.gray, codec.effort, 0, worth)
         symbols = replace(symbols, reduced=note)
         found = symbols, restored(codec, symbols, note, x_hat)
         # More bytes and still not good enough: a better one would take yet more.
@@ -115,7 +115,8 @@ def _reduced(codec: Hyperprior, how: Reducing, picture: Picture, full: Found | N
         return found
 
     try:
-        return search.reach(rate, rgb, analyse, size_bytes, codec.name, _first_guess(codec, how.scale, full))
+        first, fine = _first_guess(codec, how.scale, full), codec.networks.minds_worth(codec.effort)
+        return search.reach(rate, rgb, analyse, size_bytes, codec.name, first, fine)
     except CodecError:
         return None
 

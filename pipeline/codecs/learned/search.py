@@ -1,7 +1,9 @@
 """From a target to a quality, on the device: a few analyses, no files.
 
 PSNR is close to linear in quality, and so are -log(1 - MS-SSIM) and log(bpp), because quality is the logarithm of
-lmbda. A secant through the last bracket therefore lands within tolerance in three to five passes.
+lmbda. A secant through the last bracket therefore lands close in two or three passes. There quality ends as a means,
+for it moves all latents, and symbols fall anew each time; what an error is worth at the same quality moves few of them,
+and the last passes go by that.
 """
 
 from __future__ import annotations
@@ -21,6 +23,12 @@ APART_CENTI = 100
 """Nearer than this, how symbols happen to fall counts for as much as quality does: no slope to go by."""
 # Gain over the whole quality range, on average over photos: where the second pass goes.
 TYPICAL_SPAN = {"psnr_db": 13.0, "ms_ssim": 3.5, "bpp": 3.2}
+NEAR = {"psnr_db": 0.15, "ms_ssim": 0.05, "bpp": 0.04}
+"""Scaled as `_scale` does: from here on quality stays as it is."""
+TYPICAL_FINE = {"psnr_db": 0.9, "ms_ssim": 0.2, "bpp": 0.17}
+"""Gain over the logarithm of an error's worth, on average over photos."""
+FINEST = 0.3
+"""The logarithm of a worth is no more: an error of another worth costs more bytes at equal PSNR."""
 TOLERANCE = {"psnr_db": 0.04, "ms_ssim": 0.0008, "bpp": 0.015}
 Pass = tuple[Symbols, np.ndarray]
 
@@ -28,15 +36,17 @@ Pass = tuple[Symbols, np.ndarray]
 def reach(
     rate: Rate,
     rgb: np.ndarray,
-    analyse: Callable[[int], Pass],
+    analyse: Callable[[int, float], Pass],
     size_bytes: Callable[[Symbols], int],
     name: str,
     start_centi: int = 5_000,
+    fine: bool = True,
 ) -> Pass:
     """The pass that meets the target of `rate` most closely from the right side.
 
     psnr_db and ms_ssim are reached or exceeded, bpp is not exceeded; at most 0.04 dB, 0.0008 or 1.5 % off unless six
-    passes did not suffice. `analyse(quality_centi)` gives symbols and the picture they decode to.
+    passes did not suffice. `analyse(quality_centi, worth)` gives symbols and the picture they decode to; `fine` says
+    that it minds the worth.
 
     Raises:
         CodecError: the target is beyond both ends of the quality range.
@@ -55,28 +65,41 @@ def reach(
     best: tuple[float, Pass] | None = None
     slope = TYPICAL_SPAN[kind] / 10_000
     before: tuple[float, float] | None = None
-    centi = start_centi
-    for _ in range(PASSES):
-        found = analyse(centi)
+    centi, adjustment, aim = start_centi, 0.0, _aim(kind, target)
+    adjusted: tuple[float, float] | None = None
+    at_quality = 0.0
+    for left in reversed(range(PASSES)):
+        found = analyse(centi, math.exp(adjustment))
         value = value_of(found)
         meets = value <= target if kind == "bpp" else value >= target
         if meets and (best is None or abs(value - target) < abs(best[0] - target)):
             best = (value, found)
         scaled = _scale(kind, value)
-        if value < target:
+        if best is not None and _close(kind, best[0], target):
+            break
+        if adjusted is not None:
+            rise = (scaled - adjusted[1]) / ((adjustment - adjusted[0]) or 1.0)
+            following = adjustment + (aim - scaled) / max(rise, TYPICAL_FINE[kind] / 10)
+            if abs(following) <= FINEST:
+                adjusted, adjustment = (adjustment, scaled), following
+                continue
+            fine, adjustment, adjusted, scaled = False, 0.0, None, at_quality  # worth has little to say here
+        elif fine and abs(scaled - aim) <= NEAR[kind] and (best is not None or left >= 2):
+            adjusted = (0.0, scaled)
+            at_quality, adjustment = scaled, (aim - scaled) / TYPICAL_FINE[kind]
+            continue
+        if scaled < _scale(kind, target):
             low = (float(centi), scaled)
         else:
             high = (float(centi), scaled)
-        if best is not None and _close(kind, best[0], target):
-            break
         if before is not None and abs(centi - before[0]) >= APART_CENTI:
             # The picture's own slope, or a tenth of a typical one where nothing seems to change.
             slope = max((scaled - before[1]) / (centi - before[0]), TYPICAL_SPAN[kind] / 100_000)
         before = (float(centi), scaled)
-        following = _next(_aim(kind, target), low, high, slope)
-        if following == centi:
+        quality = _next(aim, low, high, slope)
+        if quality == centi:
             break
-        centi = following
+        centi = quality
     if best is None:
         raise CodecError(
             f"{name}: the target of {kind} {target:g} cannot be reached: {value:.4g} at quality {centi / 100:g}; "

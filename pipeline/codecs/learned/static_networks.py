@@ -53,12 +53,17 @@ class StaticNetworks:
         return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()
+    def minds_worth(self, effort: int) -> bool:
+        """No: see `analyse`."""
+        return False
+
     def analyse(
-        self, rgb: np.ndarray, quality_centi: int, gray: bool, effort: int = 1, strength: int = 0
+        self, rgb: np.ndarray, quality_centi: int, gray: bool, effort: int = 1, strength: int = 0, worth: float = 1
     ) -> tuple[Symbols, np.ndarray]:
         """Symbols of an (H, W, 3) uint8 picture, and the (H, W, 3) uint8 picture they decode to.
 
-        Quality cannot follow the picture: without h_s there is nothing for it to go by, and `strength` is 0.
+        Quality cannot follow the picture: without h_s there is nothing for it to go by, and `strength` is 0. `worth` is
+        1, for symbols are not weighed.
         """
         symbols = self.symbols_of(rgb, quality_centi, gray, effort, strength)
         return symbols, self.synthesise(symbols)
