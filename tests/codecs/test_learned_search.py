@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from pipeline.codecs.learned import search
+from pipeline.codecs.learned.hyperprior import Hyperprior
 from pipeline.metrics.distortion import mse, psnr_db
 from pipeline.records import Rate
+from tests.contracts.codec import photo
 
 REFERENCE = np.zeros((100, 100, 3), np.uint8)
 
@@ -73,3 +75,15 @@ def test_where_qualities_differ_by_chance_worth_meets_the_target(seed, rise):
     assert len(passes) <= search.PASSES
     assert all(abs(math.log(worth)) <= search.FINEST for _, worth in passes)
     assert target <= psnr_db(mse(REFERENCE, found[1])) <= target + 0.05
+
+
+@pytest.mark.parametrize("effort", [0, 1])
+def test_more_worth_is_a_better_picture_of_more_bytes_at_the_same_quality(effort):
+    codec, rgb = Hyperprior(device="cpu", effort=effort), photo(200, 310)
+    assert codec.networks.minds_worth(effort)
+    found = [codec.networks.analyse(rgb, 5400, False, effort, 0, worth) for worth in (0.8, 1.0, 1.25)]
+    psnrs = [psnr_db(mse(rgb, x_hat)) for _, x_hat in found]
+    sizes = [len(codec.entropy_encode(symbols)) for symbols, _ in found]
+    assert psnrs == sorted(psnrs)
+    assert sizes == sorted(sizes)
+    assert psnrs[2] - psnrs[0] > 0.2
