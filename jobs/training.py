@@ -164,6 +164,38 @@ def export(settings: TrainConfig, trainer: Trainer, photos: list[np.ndarray]) ->
     if settings.run.polish_steps or settings.run.quantised:
         state, arrays = polished(settings.run, trainer, data, photos, card)
         data = exported(settings.run.model, state, calibration, card, arrays)
+    if settings.run.teach_steps:
+        data = _taught(settings, data, photos)
+    return _written(settings, data)
+
+
+def taught(settings: TrainConfig, photos: list[np.ndarray]) -> Path:
+    """OUT/<model id>.safetensors of the model of `run.init_from`, taught. Raises TrainingError if there is none."""
+    import torch
+
+    from pipeline.errors import BitstreamError
+    from pipeline.training.loop import file_of
+
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    assert settings.run.init_from is not None  # TrainSpec takes no steps of 0 without
+    try:
+        data = Path(file_of(settings.run.init_from)).read_bytes()
+        return _written(settings, _taught(settings, data, photos))
+    except (OSError, BitstreamError) as error:
+        raise TrainingError(f"init_from {settings.run.init_from}: no model that can be taught ({error})") from error
+
+
+def _taught(settings: TrainConfig, data: bytes, photos: list[np.ndarray]) -> bytes:
+    from pipeline.training.teach import teach
+
+    calibration, run = photos[: settings.calibration_photos], settings.run
+    with shown() as show:
+        return teach(data, photos, calibration, run.teach_steps, run.teach_crops, seed=run.seed, log=show)
+
+
+def _written(settings: TrainConfig, data: bytes) -> Path:
     path = Path(settings.out) / f"{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
     return path

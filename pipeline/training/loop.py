@@ -126,14 +126,14 @@ class Trainer:
         spec = self.spec
         if spec.init_from is not None:
             try:
-                state = models.thawed(spec.model.kind, load_file(_file_of(spec.init_from)))
+                state = models.thawed(spec.model.kind, load_file(file_of(spec.init_from)))
                 self.model.load_state_dict(models.grown(state, self.model))
                 if isinstance(spec.model, HyperpriorSpec) and not self.model.calibrated:
                     self.model.calibrate(self.crops.batch)
             except (OSError, KeyError, RuntimeError, SafetensorError) as error:
                 found = " ".join(str(error).split())[:200]
                 raise TrainingError(f"init_from {spec.init_from}: no model of these sizes ({found})") from error
-            self.origin |= {"init_from": str(_file_of(spec.init_from)).rpartition("/")[2].removesuffix(".safetensors")}
+            self.origin |= {"init_from": str(file_of(spec.init_from)).rpartition("/")[2].removesuffix(".safetensors")}
             return
         if isinstance(spec.model, TransferSpec):
             features: Any = self.model.g_a.features
@@ -373,7 +373,7 @@ def _added(spec: ModelSpec) -> dict[str, float]:
     return {"limited": False} if isinstance(spec, HyperpriorSpec) else {}
 
 
-def _file_of(model: str) -> str | Path:
+def file_of(model: str) -> str | Path:
     """The file of a model named by its path, by the id of one that comes with the package, or `default`."""
     if model.endswith(".safetensors"):
         return model

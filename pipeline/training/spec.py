@@ -115,6 +115,8 @@ class TrainSpec:
     those of `model`, but for blocks of g_a and g_s, which may be fewer: others are added that change nothing at first.
     `polish_steps` fit g_s, on a CPU and after the schedule, to `polish_crops` crops as the encoder sends them, and make
     it one of integers (`polish.py`); 0 leaves it in floats, and other kinds of model know no such thing.
+    `teach_steps` then fit g_a to what passes of `teach_crops` crops find (`teach.py`); with `steps` of 0 the model of
+    `init_from` is taught as it is.
     `quantised` trains with such a g_s from the start, for encoder and entropy model to know it; polish, even of no
     steps, goes on with its units.
     `compile` runs the networks through torch.compile, a quarter faster on a CPU after a minute or two of compiling;
@@ -142,6 +144,8 @@ class TrainSpec:
     klt_patches: int = 30_000
     polish_steps: int = 0
     polish_crops: int = 600
+    teach_steps: int = 0
+    teach_crops: int = 600
     quantised: bool = False
     compile: bool = False
     init_from: str | None = None
@@ -161,3 +165,13 @@ class TrainSpec:
                 raise ConfigError(
                     f"run.{name} is {used}; a model of kind {self.model.kind} has no decoder in integers, leave it out"
                 )
+        if self.teach_steps and not isinstance(self.model, HyperpriorSpec):
+            raise ConfigError(
+                f"run.teach_steps is {self.teach_steps}; encoders of kind {self.model.kind} make no passes to learn "
+                "from, leave it out"
+            )
+        if not self.steps and not (self.teach_steps and self.init_from):
+            raise ConfigError(
+                "run.steps is 0, so there is nothing to do; expected some, or run.teach_steps and the run.init_from "
+                "of a model to teach"
+            )

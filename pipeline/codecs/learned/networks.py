@@ -91,10 +91,30 @@ class Networks:
         """y_hat (1, M, h, w) in quantiser steps, as the decoder of `symbols_of` gets it."""
         return self._quantised(rgb, quality_centi, False, effort, 0)[1]
 
+    @torch.no_grad()
+    def latents_wanted(self, rgb: np.ndarray, quality_centi: int, effort: int) -> tuple[Tensor, Tensor]:
+        """What the passes of `effort` would have had g_a give, (M, h, w) in quantiser steps, and where symbols are
+        coded, (M, h, w) bool: elsewhere it does not matter, and is what g_a gives. Pictures of up to INDEX_LIMIT_PX.
+        """
+        grid = Grid.of(*rgb.shape[:2])
+        given = self._latents(rgb, self._steps(quality_centi))[0, :, : grid.height, : grid.width]
+        targets = torch.empty_like(given)
+        symbols, _ = self._quantised(rgb, quality_centi, False, effort, 0, targets=targets)
+        assert symbols.index is not None
+        coded = torch.from_numpy(symbols.index >= self.model.skip_below).to(self.device)
+        return torch.where(coded, targets, given), coded
+
     def _quantised(
-        self, rgb: np.ndarray, quality_centi: int, gray: bool, effort: int, strength: int, worth: float = 1
+        self,
+        rgb: np.ndarray,
+        quality_centi: int,
+        gray: bool,
+        effort: int,
+        strength: int,
+        worth: float = 1,
+        targets: Tensor | None = None,
     ) -> tuple[Symbols, Tensor]:
-        """Symbols, and y_hat (1, M, h, w) in quantiser steps."""
+        """Symbols, and y_hat (1, M, h, w) in quantiser steps; `targets` (M, h, w) takes what was quantised last."""
         height_px, width_px = rgb.shape[:2]
         grid, steps, levels = Grid.of(height_px, width_px), self._steps(quality_centi), None
         y = self._latents(rgb, steps)
@@ -118,6 +138,8 @@ class Networks:
                 slope = self._slope(rgb, y_hat, rows, steps, gray, evidence if number == passes else None)
                 target += pull * (y_hat[:, rows] - trusted(slope, error_bits, quality) - target)
                 self._settle(bands, target, last if number == passes else error_bits, symbols, y_hat)
+            if targets is not None:
+                targets[:, rows] = target
         wiener = evidence.filter(quality, int(self.model.tables.reaches[-1]))
         found = Symbols(
             model_id=self.model.model_id,

@@ -1,0 +1,143 @@
+"""Teaching: g_a learns to give what passes through the decoder find.
+
+What passes change in a latent (`codecs.learned.quantise`) is partly an answer to how others were rounded, and partly
+what g_a could have known: the decoder is another since it was trained, in integers and sent symbols that were weighed.
+So crops are coded once with many passes, and g_a alone is fitted to the targets that they end with. Encoding takes as
+long as before, and nothing of what a decoder reads changes, but for tables, which are fitted to what is sent then.
+
+Amortised inference, and what it leaves open: Cremer, Li & Duvenaud, "Inference Suboptimality in Variational
+Autoencoders", ICML 2018; for compression, Yang, Bamler & Mandt, NeurIPS 2020.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.codecs.learned import weights
+from pipeline.codecs.learned.networks import Networks
+from pipeline.codecs.learned.weights import FrozenModel
+from pipeline.errors import BitstreamError
+from pipeline.nn import integer
+from pipeline.nn.freeze import freeze, thaw
+from pipeline.nn.hyperprior import MeanScaleHyperprior
+from pipeline.nn.spec import HyperpriorSpec
+from pipeline.training.checkpoint import Ema
+from pipeline.training.data import Crops
+from pipeline.training.optimizer import Optimizer
+from pipeline.training.spec import AugmentSpec
+from pipeline.training.trellis import fit_trellis, trellis_arrays
+
+EFFORT = 5
+CROP_PX, BATCH, CLIP_NORM, WARMUP_STEPS, EMA_DECAY = 384, 4, 0.5, 50, 0.998
+MATRIX_LR_SCALE, LOOK_STEPS = 3.0, 50
+KEPT = 0.05
+"""Weight of staying where symbols are never coded, beside that of going where passes went."""
+SYNTHETIC_EVERY = 16
+"""Such a share of crops is what photos are not (`Crops`); there g_a is to stay as it is."""
+HELD_PHOTO, HELD_CROPS = 16, 96
+
+
+class Wanted(NamedTuple):
+    """Crops x (n, 3, S, S) uint8, what g_a should give for them (n, M, h, w) fp16 in quantiser steps, where symbols are
+    coded (n, M / 8, h, w) uint8, a bit for each channel; and quality (n,) in [0, 1].
+    """
+
+    x: Tensor
+    y: Tensor
+    coded: Tensor
+    quality: Tensor
+
+    def at(self, rows: Sequence[int] | slice) -> Wanted:
+        return Wanted(*(part[rows] for part in self))
+
+
+def teach(
+    data: bytes,
+    photos: Sequence[np.ndarray],
+    calibration: Sequence[np.ndarray],
+    steps: int,
+    crops: int,
+    lr: float = 2e-4,
+    seed: int = 0,
+    log: Callable[[dict[str, float]], None] = lambda record: None,
+) -> bytes:
+    """The model file `data` with a g_a fitted to `crops` crops of `photos`, (H, W, 3) uint8, on the CPU.
+
+    `calibration` are photos to fit tables to. The card says how much of what passes change in held-out crops g_a knows.
+
+    Raises:
+        BitstreamError: `data` is no model, or one whose encoder makes no passes.
+    """
+    frozen = weights.parse(data)
+    if frozen.kind != HyperpriorSpec.kind:
+        raise BitstreamError(f"a model of kind {frozen.kind}; expected {HyperpriorSpec.kind}")
+    model = MeanScaleHyperprior(HyperpriorSpec(**frozen.spec))
+    model.load_state_dict(thaw(frozen.arrays))
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.requires_grad_(False).g_a.requires_grad_(True)
+    held = _wanted(frozen, photos[::HELD_PHOTO], HELD_CROPS, seed)
+    shown = _wanted(frozen, [photo for k, photo in enumerate(photos) if k % HELD_PHOTO] or photos, crops, seed + 1)
+    before = _missed(model, held)
+    average, optimizer = Ema(model.g_a, EMA_DECAY), Optimizer(model, MATRIX_LR_SCALE)
+    draw = np.random.default_rng(seed)
+    for step in range(steps):
+        optimizer.set_lr(lr * min(1.0, (step + 1) / WARMUP_STEPS) * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        missed, moved = _distances(model, shown.at(draw.choice(crops, min(BATCH, crops), replace=False).tolist()))
+        loss = (missed + KEPT * moved).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.g_a.parameters(), CLIP_NORM)
+        optimizer.step()
+        average.update(model.g_a, step + 1)
+        if (step + 1) % LOOK_STEPS == 0:
+            log({"teach_step": step + 1, "loss": round(loss.item(), 5)})
+    model.g_a.load_state_dict(average.weights)
+    known = 1 - _missed(model, held) / before
+    meta = weights.meta_of(data)
+    meta["card"] = meta["card"] | {"teach": {"steps": steps, "crops": crops, "known": round(known, 4)}}
+    arrays = dict(frozen.arrays) | {name: part for name, part in freeze(model).items() if name.startswith("g_a.")}
+    trellis = fit_trellis(weights.parse(weights.serialise(arrays, meta)), calibration)
+    return weights.serialise(arrays | trellis_arrays(trellis), meta)
+
+
+def _wanted(frozen: FrozenModel, photos: Sequence[np.ndarray], count: int, seed: int) -> Wanted:
+    """Random crops at qualities spread over the range; a given seed gives the same ones."""
+    networks, photo_like = Networks(frozen, "cpu"), Crops(photos, seed, augment=AugmentSpec(downscale=0.5))
+    unlike = Crops(photos, seed, augment=AugmentSpec(synthetic=1.0))
+    quality = (torch.arange(count) * 0.6180339887) % 1
+    found = []
+    for k, one in enumerate(quality.tolist()):
+        odd = k % SYNTHETIC_EVERY == SYNTHETIC_EVERY - 1
+        x = (unlike if odd else photo_like).augmented(1, CROP_PX)[0]
+        rgb = np.ascontiguousarray(x.permute(1, 2, 0).numpy())
+        y, coded = networks.latents_wanted(rgb, int(one * integer.QUALITY_UNITS), 0 if odd else EFFORT)
+        found.append((x, y.half(), torch.from_numpy(np.packbits(coded.numpy() & (not odd), axis=0))))
+    x, y, coded = (torch.stack(parts) for parts in zip(*found, strict=True))
+    return Wanted(x, y, coded, quality)
+
+
+def _distances(model: MeanScaleHyperprior, wanted: Wanted) -> tuple[Tensor, Tensor]:
+    """How far g_a is from what it should give where symbols are coded, and elsewhere: (B,) each, as parts of the loss
+    of pictures.
+    """
+    x = wanted.x.to(memory_format=torch.channels_last).float() / 255
+    with torch.autocast("cpu", torch.bfloat16):
+        y = model.g_a(x, wanted.quality)
+    gain, lmbda = torch.exp2(model.log2_gain(wanted.quality)), model.spec.lmbda(wanted.quality)
+    worth = model.spec.loss_scale(lmbda) * lmbda * 255**2 / x[0].numel()
+    error = (y.float() - wanted.y.float() / gain).square()
+    coded = torch.from_numpy(np.unpackbits(wanted.coded.numpy(), axis=1, count=error.shape[1])).bool()
+    missed = error.where(coded, 0).flatten(1).sum(1)
+    return worth * missed, worth * (error.flatten(1).sum(1) - missed)
+
+
+@torch.no_grad()
+def _missed(model: MeanScaleHyperprior, held: Wanted) -> float:
+    parts = (held.at(slice(k, k + BATCH)) for k in range(0, len(held.x), BATCH))
+    return float(sum(_distances(model, part)[0].sum() for part in parts))

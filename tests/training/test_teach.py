@@ -1,0 +1,105 @@
+"""Teaching: only g_a learns, and it learns what passes find."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from jobs import cli
+from jobs import train as train_job
+from pipeline.codecs.learned import weights
+from pipeline.codecs.learned.networks import Networks
+from pipeline.errors import BitstreamError, ConfigError
+from pipeline.metrics.distortion import mse
+from pipeline.nn.spec import TileSpec
+from pipeline.training import export
+from pipeline.training.data import load_photos
+from pipeline.training.loop import Trainer
+from pipeline.training.spec import TrainSpec
+from pipeline.training.teach import teach
+from tests.training.test_loop import SMALL, SPEC
+
+
+@pytest.fixture(scope="module")
+def pictures(photos) -> list[np.ndarray]:
+    return [np.ascontiguousarray(p[:400, :400]) for p in load_photos(photos[0].parent)[:6]]
+
+
+@pytest.fixture(scope="module")
+def untaught(pictures, tmp_path_factory) -> bytes:
+    """A model whose latents are not those that its decoder wants."""
+    state = Trainer(replace(SPEC, steps=2), pictures, tmp_path_factory.mktemp("untaught")).ema.weights
+    state["g_a.klt.weight"] = state["g_a.klt.weight"] * 0.8
+    return export.export(SMALL, state, pictures[:2], {"name": "small"})
+
+
+@pytest.fixture(scope="module")
+def taught(untaught, pictures) -> weights.FrozenModel:
+    return weights.parse(teach(untaught, pictures, pictures[:2], steps=60, crops=12, lr=4e-3))
+
+
+def test_the_encoder_alone_learns_and_so_do_tables(untaught, taught):
+    before = weights.parse(untaught)
+    assert taught.model_id != before.model_id
+    moved = {name for name, part in taught.arrays.items() if not np.array_equal(part, before.arrays[name])}
+    assert any(name.startswith("g_a.blocks") for name in moved)
+    assert all(name.startswith(("g_a.", "trellis.")) for name in moved)
+    assert taught.arrays.keys() == before.arrays.keys()
+    assert taught.card["name"] == "small"
+    assert taught.card["teach"]["steps"] == 60
+
+
+def test_it_knows_some_of_what_passes_find(untaught, taught, pictures):
+    assert taught.card["teach"]["known"] > 0.05
+    costs = []
+    for model in (weights.parse(untaught), taught):
+        networks = Networks(model, "cpu")
+        lmbda = float(SMALL.lmbda(0.6))
+        symbols, rgb = zip(*(networks.analyse(p, 6000, False, 0) for p in pictures), strict=True)
+        costs.append(lmbda * float(np.mean([mse(p, found) for p, found in zip(pictures, rgb, strict=True)])))
+        assert all(found.y.any() for found in symbols)
+    assert costs[1] < costs[0]
+
+
+def test_what_is_wanted_is_where_passes_end(taught, pictures):
+    networks, rgb = Networks(taught, "cpu"), pictures[0]
+    given, _ = networks.latents_wanted(rgb, 6000, 0)
+    wanted, coded = networks.latents_wanted(rgb, 6000, 4)
+    assert wanted.shape == coded.shape == (96, 25, 25)
+    assert coded.any()
+    assert not coded.all()
+    assert np.array_equal(given[~coded], wanted[~coded])
+    assert (given[coded] != wanted[coded]).float().mean() > 0.9
+
+
+def test_the_same_seed_teaches_the_same(untaught, pictures):
+    once, again = (teach(untaught, pictures, pictures[:1], steps=3, crops=4, seed=5) for _ in range(2))
+    assert once == again
+    assert once != teach(untaught, pictures, pictures[:1], steps=3, crops=4, seed=6)
+
+
+def test_jobs_train_teaches_a_model_as_it_is(untaught, photos, tmp_path, capsys):
+    model, out = tmp_path / "small.safetensors", tmp_path / "out"
+    model.write_bytes(untaught)
+    asked = ["run.steps=0", "run.teach_steps=2", "run.teach_crops=4", f"run.init_from={model}", "calibration_photos=1"]
+    assert train_job.main([*asked, "--data", str(photos[0].parent), "--out", str(out)]) == cli.OK
+    (made,) = out.glob("*.safetensors")
+    assert f"{made}: {model}, taught for 2 steps" in capsys.readouterr().out
+    assert weights.parse(made.read_bytes()).card["teach"]["steps"] == 2
+    model.write_bytes(b"no model")
+    assert train_job.main([*asked, "--data", str(photos[0].parent), "--out", str(out)]) != cli.OK
+    assert f"init_from {model}: no model that can be taught" in capsys.readouterr().err
+
+
+def test_what_cannot_be_taught_says_so(untaught, pictures):
+    with pytest.raises(ConfigError, match="kind tile-autoencoder make no passes"):
+        replace(SPEC, model=TileSpec(), teach_steps=10)
+    with pytest.raises(ConfigError, match=r"run\.steps is 0"):
+        TrainSpec(steps=0, teach_steps=10)
+    with pytest.raises(ConfigError, match=r"run\.steps is 0"):
+        TrainSpec(steps=0, init_from="default")
+    other = weights.packaged()[weights.default_model_id("transfer")].read_bytes()
+    with pytest.raises(BitstreamError, match="a model of kind transfer"):
+        teach(other, pictures, pictures[:1], steps=1, crops=1)
