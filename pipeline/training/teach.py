@@ -81,7 +81,7 @@ def teach(
     model.load_state_dict(thaw(frozen.arrays))
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.requires_grad_(False).g_a.requires_grad_(True)
-    held = _wanted(frozen, photos[::HELD_PHOTO], HELD_CROPS, seed)
+    held = _wanted(frozen, photos[::HELD_PHOTO], min(HELD_CROPS, crops), seed)
     shown = _wanted(frozen, [photo for k, photo in enumerate(photos) if k % HELD_PHOTO] or photos, crops, seed + 1)
     before = _missed(model, held)
     average, optimizer = Ema(model.g_a, EMA_DECAY), Optimizer(model, MATRIX_LR_SCALE)
