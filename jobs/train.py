@@ -35,11 +35,10 @@ def train(
         return cli.OK
     from jobs import training
 
-    photos, held_out = training.photos_of(settings)
     if not settings.run.steps:
-        path, run = training.taught(settings, photos), settings.run
-        print(f"{path}: {run.init_from}, taught for {run.teach_steps} steps")
+        print(training.taught(settings))
         return cli.OK
+    photos, held_out = training.photos_of(settings)
     started = time.monotonic()
     fit = training.trainer_for if export_only else training.fit
     trainer = fit(settings, photos, held_out)

@@ -193,6 +193,8 @@ class TrainConfig(Section):
     def one_task(self) -> Self:
         if (self.task == SuperresSpec.kind) != isinstance(self.run.model, SuperresSpec):
             raise ValueError(f"task is {self.task} and run.model.kind {self.run.model.kind}; they do not go together")
+        if not self.run.steps and (self.sweep or self.workers > 1):
+            raise ValueError("run.steps is 0, a model is only taught; expected no sweep, and workers of 1")
         return self
 
 

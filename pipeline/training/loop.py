@@ -84,6 +84,8 @@ class Trainer:
         device: str = "cpu",
         held_out: list[np.ndarray] | None = None,
     ) -> None:
+        if not spec.steps:
+            raise TrainingError("run.steps is 0, there is nothing to train; expected at least 1 here")
         self.spec, self.out, self.device, self.group = spec, out, torch.device(device), Group()
         self._prepare()
         held = held_out or photos[:: max(1, len(photos) // spec.holdout)][: spec.holdout]

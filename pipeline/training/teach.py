@@ -1,9 +1,10 @@
 """Teaching: g_a learns to give what passes through the decoder find.
 
 What passes change in a latent (`codecs.learned.quantise`) is partly an answer to how others were rounded, and partly
-what g_a could have known: the decoder is another since it was trained, in integers and sent symbols that were weighed.
+what g_a could have known: the decoder is another than it was trained with, in integers, and symbols are weighed.
 So crops are coded once with many passes, and g_a alone is fitted to the targets that they end with. Encoding takes as
-long as before, and nothing of what a decoder reads changes, but for tables, which are fitted to what is sent then.
+long as before, and nothing of what a decoder reads changes, but for tables, which are fitted to what is sent then; a
+model without a trellis gets one.
 
 Amortised inference, and what it leaves open: Cremer, Li & Duvenaud, "Inference Suboptimality in Variational
 Autoencoders", ICML 2018; for compression, Yang, Bamler & Mandt, NeurIPS 2020.
@@ -21,31 +22,31 @@ from torch import Tensor
 
 from pipeline.codecs.learned import weights
 from pipeline.codecs.learned.networks import Networks
-from pipeline.codecs.learned.weights import FrozenModel
-from pipeline.errors import BitstreamError
+from pipeline.errors import BitstreamError, TrainingError
 from pipeline.nn import integer
 from pipeline.nn.freeze import freeze, thaw
 from pipeline.nn.hyperprior import MeanScaleHyperprior
 from pipeline.nn.spec import HyperpriorSpec
 from pipeline.training.checkpoint import Ema
 from pipeline.training.data import Crops
+from pipeline.training.graphed import LOOK_STEPS
 from pipeline.training.optimizer import Optimizer
 from pipeline.training.spec import AugmentSpec
 from pipeline.training.trellis import fit_trellis, trellis_arrays
 
 EFFORT = 5
 CROP_PX, BATCH, CLIP_NORM, WARMUP_STEPS, EMA_DECAY = 384, 4, 0.5, 50, 0.998
-MATRIX_LR_SCALE, LOOK_STEPS = 3.0, 50
+MATRIX_LR_SCALE = 3.0
 KEPT = 0.05
-"""Weight of staying where symbols are never coded, beside that of going where passes went."""
+"""Weight of staying where no symbols are coded, beside that of going where passes went."""
 SYNTHETIC_EVERY = 16
-"""Such a share of crops is what photos are not (`Crops`); there g_a is to stay as it is."""
+"""One crop in so many is what photos are not (`Crops`); there g_a is to stay as it is."""
 HELD_PHOTO, HELD_CROPS = 16, 96
 
 
 class Wanted(NamedTuple):
     """Crops x (n, 3, S, S) uint8, what g_a should give for them (n, M, h, w) fp16 in quantiser steps, where symbols are
-    coded (n, M / 8, h, w) uint8, a bit for each channel; and quality (n,) in [0, 1].
+    coded (n, ceil(M / 8), h, w) uint8, a bit for each channel; and quality (n,) in [0, 1].
     """
 
     x: Tensor
@@ -69,20 +70,24 @@ def teach(
 ) -> bytes:
     """The model file `data` with a g_a fitted to `crops` crops of `photos`, (H, W, 3) uint8, on the CPU.
 
-    `calibration` are photos to fit tables to. The card says how much of what passes change in held-out crops g_a knows.
+    `calibration` are photos to fit tables to. The card says how much of what passes change in held-out crops g_a knows,
+    1 being all of it; crops of one photo in sixteen are held out.
 
     Raises:
         BitstreamError: `data` is no model, or one whose encoder makes no passes.
+        TrainingError: a gradient is not finite.
     """
     frozen = weights.parse(data)
     if frozen.kind != HyperpriorSpec.kind:
         raise BitstreamError(f"a model of kind {frozen.kind}; expected {HyperpriorSpec.kind}")
-    model = MeanScaleHyperprior(HyperpriorSpec(**frozen.spec))
+    networks, model = Networks(frozen, "cpu"), MeanScaleHyperprior(HyperpriorSpec(**frozen.spec))
     model.load_state_dict(thaw(frozen.arrays))
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.eval()  # in training its KLT would be bf16, whose rounding of means is larger than what is to be learned
     model.requires_grad_(False).g_a.requires_grad_(True)
-    held = _wanted(frozen, photos[::HELD_PHOTO], min(HELD_CROPS, crops), seed)
-    shown = _wanted(frozen, [photo for k, photo in enumerate(photos) if k % HELD_PHOTO] or photos, crops, seed + 1)
+    rest = [photo for k, photo in enumerate(photos) if k % HELD_PHOTO] or photos
+    held = _wanted(networks, photos[::HELD_PHOTO], min(HELD_CROPS, crops), seed, log)
+    shown = _wanted(networks, rest, crops, seed + 1, log)
     before = _missed(model, held)
     average, optimizer = Ema(model.g_a, EMA_DECAY), Optimizer(model, MATRIX_LR_SCALE)
     draw = np.random.default_rng(seed)
@@ -92,34 +97,45 @@ def teach(
         loss = (missed + KEPT * moved).mean()
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.g_a.parameters(), CLIP_NORM)
+        if not torch.nn.utils.clip_grad_norm_(model.g_a.parameters(), CLIP_NORM).isfinite():
+            raise TrainingError(f"teach: the gradient of step {step + 1} is not finite; try another run.seed")
         optimizer.step()
         average.update(model.g_a, step + 1)
         if (step + 1) % LOOK_STEPS == 0:
             log({"teach_step": step + 1, "loss": round(loss.item(), 5)})
     model.g_a.load_state_dict(average.weights)
-    known = 1 - _missed(model, held) / before
+    known = 1 - _missed(model, held) / before if before else 0.0  # nothing is coded of flat pictures
     meta = weights.meta_of(data)
-    meta["card"] = meta["card"] | {"teach": {"steps": steps, "crops": crops, "known": round(known, 4)}}
+    told = {"of": frozen.model_id, "steps": steps, "crops": crops, "seed": seed, "known": round(known, 4)}
+    meta["card"] = meta["card"] | {"teach": told}
     arrays = dict(frozen.arrays) | {name: part for name, part in freeze(model).items() if name.startswith("g_a.")}
     trellis = fit_trellis(weights.parse(weights.serialise(arrays, meta)), calibration)
     return weights.serialise(arrays | trellis_arrays(trellis), meta)
 
 
-def _wanted(frozen: FrozenModel, photos: Sequence[np.ndarray], count: int, seed: int) -> Wanted:
+def _wanted(
+    networks: Networks, photos: Sequence[np.ndarray], count: int, seed: int, log: Callable[[dict[str, float]], None]
+) -> Wanted:
     """Random crops at qualities spread over the range; a given seed gives the same ones."""
-    networks, photo_like = Networks(frozen, "cpu"), Crops(photos, seed, augment=AugmentSpec(downscale=0.5))
+    photo_like = Crops(photos, seed, augment=AugmentSpec(downscale=0.5))
     unlike = Crops(photos, seed, augment=AugmentSpec(synthetic=1.0))
-    quality = (torch.arange(count) * 0.6180339887) % 1
-    found = []
-    for k, one in enumerate(quality.tolist()):
-        odd = k % SYNTHETIC_EVERY == SYNTHETIC_EVERY - 1
+    channels, side = networks.spec.latent, CROP_PX // 16
+    found = Wanted(
+        x=torch.empty(count, 3, CROP_PX, CROP_PX, dtype=torch.uint8),
+        y=torch.empty(count, channels, side, side, dtype=torch.float16),
+        coded=torch.empty(count, -(-channels // 8), side, side, dtype=torch.uint8),
+        quality=torch.empty(count),
+    )
+    for k in range(count):
+        centi, odd = int(k * 0.6180339887 % 1 * integer.QUALITY_UNITS), k % SYNTHETIC_EVERY == SYNTHETIC_EVERY - 1
         x = (unlike if odd else photo_like).augmented(1, CROP_PX)[0]
         rgb = np.ascontiguousarray(x.permute(1, 2, 0).numpy())
-        y, coded = networks.latents_wanted(rgb, int(one * integer.QUALITY_UNITS), 0 if odd else EFFORT)
-        found.append((x, y.half(), torch.from_numpy(np.packbits(coded.numpy() & (not odd), axis=0))))
-    x, y, coded = (torch.stack(parts) for parts in zip(*found, strict=True))
-    return Wanted(x, y, coded, quality)
+        y, coded = networks.latents_wanted(rgb, centi, 0 if odd else EFFORT)
+        found.x[k], found.y[k], found.quality[k] = x, y, centi / integer.QUALITY_UNITS
+        found.coded[k] = torch.from_numpy(np.packbits(coded.numpy() & (not odd), axis=0))
+        if (k + 1) % LOOK_STEPS == 0:
+            log({"crops_coded": k + 1, "of": count})
+    return found
 
 
 def _distances(model: MeanScaleHyperprior, wanted: Wanted) -> tuple[Tensor, Tensor]:

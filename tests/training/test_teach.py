@@ -10,15 +10,18 @@ import pytest
 from jobs import cli
 from jobs import train as train_job
 from pipeline.codecs.learned import weights
+from pipeline.codecs.learned.hyperprior import Hyperprior
 from pipeline.codecs.learned.networks import Networks
 from pipeline.errors import BitstreamError, ConfigError
 from pipeline.metrics.distortion import mse
 from pipeline.nn.spec import TileSpec
+from pipeline.records import Picture, Rate
 from pipeline.training import export
 from pipeline.training.data import load_photos
 from pipeline.training.loop import Trainer
 from pipeline.training.spec import TrainSpec
 from pipeline.training.teach import teach
+from tests.jobs.test_train import SMALL as SMALL_RUN
 from tests.training.test_loop import SMALL, SPEC
 
 
@@ -36,8 +39,13 @@ def untaught(pictures, tmp_path_factory) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def taught(untaught, pictures) -> weights.FrozenModel:
-    return weights.parse(teach(untaught, pictures, pictures[:2], steps=60, crops=12, lr=4e-3))
+def taught_file(untaught, pictures) -> bytes:
+    return teach(untaught, pictures, pictures[:2], steps=60, crops=12, lr=4e-3)
+
+
+@pytest.fixture(scope="module")
+def taught(taught_file) -> weights.FrozenModel:
+    return weights.parse(taught_file)
 
 
 def test_the_encoder_alone_learns_and_so_do_tables(untaught, taught):
@@ -51,21 +59,22 @@ def test_the_encoder_alone_learns_and_so_do_tables(untaught, taught):
     assert taught.card["teach"]["steps"] == 60
 
 
-def test_it_knows_some_of_what_passes_find(untaught, taught, pictures):
+def test_it_knows_some_of_what_passes_find(untaught, taught_file, taught, pictures, tmp_path):
     assert taught.card["teach"]["known"] > 0.05
     costs = []
-    for model in (weights.parse(untaught), taught):
-        networks = Networks(model, "cpu")
-        lmbda = float(SMALL.lmbda(0.6))
-        symbols, rgb = zip(*(networks.analyse(p, 6000, False, 0) for p in pictures), strict=True)
-        costs.append(lmbda * float(np.mean([mse(p, found) for p, found in zip(pictures, rgb, strict=True)])))
-        assert all(found.y.any() for found in symbols)
-    assert costs[1] < costs[0]
+    for file in (untaught, taught_file):
+        (model := tmp_path / "model.safetensors").write_bytes(file)
+        codec, lmbda = Hyperprior(Rate(60), model=str(model), device="cpu", effort=0), float(SMALL.lmbda(0.6))
+        payloads = [codec.encode(Picture(p)).payload for p in pictures]
+        errors = [mse(p, codec.decode(payload)) for p, payload in zip(pictures, payloads, strict=True)]
+        costs.append(np.mean([8 * len(payload) / 400**2 for payload in payloads]) + lmbda * np.mean(errors))
+    assert costs[1] < 0.99 * costs[0]
 
 
 def test_what_is_wanted_is_where_passes_end(taught, pictures):
     networks, rgb = Networks(taught, "cpu"), pictures[0]
     given, _ = networks.latents_wanted(rgb, 6000, 0)
+    assert np.array_equal(given, networks._latents(rgb, networks._steps(6000))[0, :, :25, :25])
     wanted, coded = networks.latents_wanted(rgb, 6000, 4)
     assert wanted.shape == coded.shape == (96, 25, 25)
     assert coded.any()
@@ -77,7 +86,17 @@ def test_what_is_wanted_is_where_passes_end(taught, pictures):
 def test_the_same_seed_teaches_the_same(untaught, pictures):
     once, again = (teach(untaught, pictures, pictures[:1], steps=3, crops=4, seed=5) for _ in range(2))
     assert once == again
-    assert once != teach(untaught, pictures, pictures[:1], steps=3, crops=4, seed=6)
+    other = weights.parse(teach(untaught, pictures, pictures[:1], steps=3, crops=4, seed=6)).arrays
+    name = "g_a.down.weight"
+    assert not np.array_equal(weights.parse(once).arrays[name], other[name])
+
+
+def test_one_photo_and_a_model_without_a_trellis_will_do(untaught, pictures):
+    plain = {name: part for name, part in weights.parse(untaught).arrays.items() if not name.startswith("trellis.")}
+    found = weights.parse(teach(weights.serialise(plain, weights.meta_of(untaught)), pictures[:1], pictures[:1], 1, 1))
+    assert found.trellis is not None
+    flat = [np.full((64, 64, 3), 128, np.uint8)]
+    assert weights.parse(teach(untaught, flat, flat, 1, 1)).card["teach"]["steps"] == 1
 
 
 def test_jobs_train_teaches_a_model_as_it_is(untaught, photos, tmp_path, capsys):
@@ -86,16 +105,33 @@ def test_jobs_train_teaches_a_model_as_it_is(untaught, photos, tmp_path, capsys)
     asked = ["run.steps=0", "run.teach_steps=2", "run.teach_crops=4", f"run.init_from={model}", "calibration_photos=1"]
     assert train_job.main([*asked, "--data", str(photos[0].parent), "--out", str(out)]) == cli.OK
     (made,) = out.glob("*.safetensors")
-    assert f"{made}: {model}, taught for 2 steps" in capsys.readouterr().out
-    assert weights.parse(made.read_bytes()).card["teach"]["steps"] == 2
+    assert f"{made}: {model}, taught for 2 steps; it knows" in capsys.readouterr().out
+    card = weights.parse(made.read_bytes()).card["teach"]
+    assert (card["of"], card["steps"], card["crops"]) == (weights.parse(untaught).model_id, 2, 4)
+    for more in ("workers=2", "sweep={run.teach_steps: [1, 2]}"):
+        assert train_job.main([*asked, more, "--data", str(photos[0].parent), "--out", str(out)]) == cli.BAD_ARGUMENTS
+        assert "run.steps is 0" in capsys.readouterr().err
     model.write_bytes(b"no model")
     assert train_job.main([*asked, "--data", str(photos[0].parent), "--out", str(out)]) != cli.OK
     assert f"init_from {model}: no model that can be taught" in capsys.readouterr().err
 
 
+def test_training_ends_with_teaching(photos, tmp_path):
+    assert (
+        train_job.main(["--data", str(photos[0].parent), "--out", str(tmp_path), *SMALL_RUN, "run.teach_steps=1"])
+        == cli.OK
+    )
+    (made,) = tmp_path.glob("*.safetensors")
+    card = weights.parse(made.read_bytes()).card
+    assert card["steps"] == 3
+    assert card["teach"]["steps"] == 1
+
+
 def test_what_cannot_be_taught_says_so(untaught, pictures):
     with pytest.raises(ConfigError, match="kind tile-autoencoder make no passes"):
         replace(SPEC, model=TileSpec(), teach_steps=10)
+    with pytest.raises(ConfigError, match=r"run\.teach_crops 0; expected"):
+        TrainSpec(teach_steps=10, teach_crops=0)
     with pytest.raises(ConfigError, match=r"run\.steps is 0"):
         TrainSpec(steps=0, teach_steps=10)
     with pytest.raises(ConfigError, match=r"run\.steps is 0"):

@@ -98,7 +98,7 @@ class Networks:
         """
         grid = Grid.of(*rgb.shape[:2])
         given = self._latents(rgb, self._steps(quality_centi))[0, :, : grid.height, : grid.width]
-        targets = torch.empty_like(given)
+        targets = given.clone()
         symbols, _ = self._quantised(rgb, quality_centi, False, effort, 0, targets=targets)
         assert symbols.index is not None
         coded = torch.from_numpy(symbols.index >= self.model.skip_below).to(self.device)
@@ -114,7 +114,7 @@ class Networks:
         worth: float = 1,
         targets: Tensor | None = None,
     ) -> tuple[Symbols, Tensor]:
-        """Symbols, and y_hat (1, M, h, w) in quantiser steps; `targets` (M, h, w) takes what was quantised last."""
+        """Symbols, and y_hat (1, M, h, w) in quantiser steps; `targets` (M, h, w) takes what they were rounded from."""
         height_px, width_px = rgb.shape[:2]
         grid, steps, levels = Grid.of(height_px, width_px), self._steps(quality_centi), None
         y = self._latents(rgb, steps)
@@ -129,7 +129,7 @@ class Networks:
         evidence, quality = Evidence(height_px, width_px, gray), quality_centi / integer.QUALITY_UNITS
         for bands in _regions(self._bands(grid, quality_centi, z, strength, index), grid.width, passes):
             rows = slice(bands[0][0].start, bands[-1][0].stop)
-            target = y_hat[:, rows].clone() if passes else y_hat[:, rows]
+            target = y_hat[:, rows].clone() if passes or targets is not None else y_hat[:, rows]
             error_bits = steps.within(16 * rows.start, 16 * rows.stop, 0, width_px).error_bits
             last = error_bits if worth == 1 else error_bits * worth
             first = error_bits if passes else last
