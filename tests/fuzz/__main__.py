@@ -10,7 +10,9 @@ What it finds lies in tests/fuzz/found, from where `tests/fuzz/test_fuzz.py` rep
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +26,8 @@ from tests.fuzz import targets
 
 FOUND = Path(__file__).parent / "found"
 TIMEOUT_S, MAX_BYTES = 20, 1 << 16
+PATIENCE_S, FINISHED = 120, "stat::number_of_executed_units"
+"""What a process may take beside fuzzing, and what it says at its end."""
 NAMES = tuple(targets.TARGETS)
 
 
@@ -79,18 +83,35 @@ def fuzz(name: str, seconds: int, runs: int) -> Result:
         shell = ["sh", "-c", '"$@"; exit $?', "sh"]
         command = [*shell, sys.executable, "-m", "tests.fuzz.inside", name, corpus, *limits]
         prefix = f"-artifact_prefix={FOUND}/{name}-"
-        done = subprocess.run([*command, prefix], capture_output=True, text=True, errors="replace", check=False)
-    said = done.stderr
+        code, said = ended([*command, prefix], seconds + PATIENCE_S)
     executed = re.findall(r"stat::number_of_executed_units:\s+(\d+)", said)
     covered = re.findall(r"cov: (\d+)", said)
     left = re.findall(r"Test unit written to (\S+)", said)
     found = Path(left[0]).name if left else ""
-    if done.returncode and not found:
-        found = " ".join(said.strip().splitlines()[-1:]) or f"exit code {done.returncode}"
+    if code and not found:
+        found = " ".join(said.strip().splitlines()[-1:]) or f"exit code {code}"
     if found:
         print(said[-6000:], file=sys.stderr)
     runs_done = int(executed[-1]) if executed else 0
     return Result(name, time.monotonic() - started, runs_done, int(covered[-1]) if covered else 0, found)
+
+
+def ended(command: list[str], within_s: float) -> tuple[int, str]:
+    """Exit code and stderr of a command, which is killed where it takes longer.
+
+    One that has said what it did is done: libFuzzer exits with the interpreter locked, and Arrow's threads, which are
+    waited for then, may want that lock to let go of a buffer.
+    """
+    run = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True
+    )
+    try:
+        said = run.communicate(timeout=within_s)[1]
+        return run.returncode, said
+    except subprocess.TimeoutExpired:
+        os.killpg(run.pid, signal.SIGKILL)
+        said = run.communicate()[1]
+        return 0 if FINISHED in said else run.returncode, said
 
 
 if __name__ == "__main__":

