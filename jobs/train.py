@@ -13,6 +13,7 @@ import typer
 
 from jobs import cli
 from pipeline.config import TrainConfig, load
+from pipeline.errors import ConfigError
 
 
 def train(
@@ -36,6 +37,8 @@ def train(
     from jobs import training
 
     if not settings.run.steps:
+        if export_only:
+            raise ConfigError("--export-only: run.steps is 0, a model is only taught; leave one of both out")
         print(training.taught(settings))
         return cli.OK
     photos, held_out = training.photos_of(settings)

@@ -180,6 +180,7 @@ def taught(settings: TrainConfig) -> str:
     from pipeline.codecs.learned import weights
     from pipeline.errors import BitstreamError
     from pipeline.training.loop import file_of
+    from pipeline.training.teach import teachable
 
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -187,7 +188,7 @@ def taught(settings: TrainConfig) -> str:
     assert name is not None  # TrainSpec takes no steps of 0 without
     try:
         data = Path(file_of(name)).read_bytes()
-        weights.parse(data)
+        teachable(data)
     except (OSError, BitstreamError) as error:
         raise TrainingError(f"init_from {name}: no model that can be taught ({error})") from error
     found = _taught(settings, data, photos_of(settings)[0])
@@ -196,15 +197,11 @@ def taught(settings: TrainConfig) -> str:
 
 
 def _taught(settings: TrainConfig, data: bytes, photos: list[np.ndarray]) -> bytes:
-    from pipeline.errors import BitstreamError
     from pipeline.training.teach import teach
 
     calibration, run = photos[: settings.calibration_photos], settings.run
-    try:
-        with shown() as show:
-            return teach(data, photos, calibration, run.teach_steps, run.teach_crops, seed=run.seed, log=show)
-    except BitstreamError as error:
-        raise TrainingError(f"{error}; a model that can be taught is expected") from error
+    with shown() as show:
+        return teach(data, photos, calibration, run.teach_steps, run.teach_crops, seed=run.seed, log=show)
 
 
 def _written(settings: TrainConfig, data: bytes) -> Path:

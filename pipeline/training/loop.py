@@ -33,7 +33,7 @@ from pipeline.training.data import Crops, centre_crop
 from pipeline.training.graphed import LOOK_STEPS, GraphedStep, fits
 from pipeline.training.group import Group
 from pipeline.training.losses import Adversary, Distortion
-from pipeline.training.optimizer import Optimizer
+from pipeline.training.optimizer import Optimizer, share_of_peak
 from pipeline.training.quantised import DECODER, QuantisedSynthesis
 from pipeline.training.spec import TrainSpec
 
@@ -166,8 +166,7 @@ class Trainer:
 
     def learning_rate(self) -> float:
         """Linear warm-up, then a cosine to zero."""
-        warm = min(1.0, (self.step + 1) / self.spec.warmup_steps)
-        return self.spec.lr * self.lr_scale * warm * 0.5 * (1 + math.cos(math.pi * self.progress))
+        return self.spec.lr * self.lr_scale * share_of_peak(self.step, self.spec.warmup_steps, self.progress)
 
     def run(self, log: Callable[[dict[str, Any]], None]) -> None:
         """Train until the schedule ends, saving and validating on the way."""

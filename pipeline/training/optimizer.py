@@ -7,6 +7,7 @@ LOG.md). The KLT, depth-wise filters, biases and tables stay with AdamW.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -26,6 +27,11 @@ SCALES = {
     ".klt.": 0.02,
     "h_s.": 0.5,
 }
+
+
+def share_of_peak(step: int, warmup_steps: int, progress: float) -> float:
+    """Of the peak learning rate, before `step`: a linear warm-up, then a cosine to zero at a `progress` of 1."""
+    return min(1.0, (step + 1) / warmup_steps) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def is_matrix(name: str, parameter: Tensor) -> bool:

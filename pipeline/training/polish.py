@@ -7,7 +7,6 @@ factors rounded as `nn.exact` will have them (`training.quantised`), is fitted t
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -22,6 +21,7 @@ from pipeline.nn import integer
 from pipeline.nn.hyperprior import MeanScaleHyperprior
 from pipeline.nn.spec import HyperpriorSpec
 from pipeline.training.data import Crops
+from pipeline.training.optimizer import share_of_peak
 from pipeline.training.quantised import QuantisedSynthesis, parted
 
 CROP_PX, BATCH, CLIP_NORM, WARMUP_STEPS = 256, 8, 0.5, 50
@@ -92,7 +92,7 @@ def polish(
     branch = torch.compile(quantised.branch) if compiled else quantised.branch
     draw = np.random.default_rng(seed)
     for step in range(steps):
-        rate = lr * min(1.0, (step + 1) / WARMUP_STEPS) * 0.5 * (1 + math.cos(math.pi * step / steps))
+        rate = lr * share_of_peak(step, WARMUP_STEPS, step / steps)
         for group, share in zip(optimizer.param_groups, (1.0, UNIT_LR), strict=True):
             group["lr"] = share * rate
         part = coded.at(draw.choice(crops, min(BATCH, crops), replace=False).tolist())

@@ -12,7 +12,6 @@ Autoencoders", ICML 2018; for compression, Yang, Bamler & Mandt, NeurIPS 2020.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -22,6 +21,7 @@ from torch import Tensor
 
 from pipeline.codecs.learned import weights
 from pipeline.codecs.learned.networks import Networks
+from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.errors import BitstreamError, TrainingError
 from pipeline.nn import integer
 from pipeline.nn.freeze import freeze, thaw
@@ -30,7 +30,7 @@ from pipeline.nn.spec import HyperpriorSpec
 from pipeline.training.checkpoint import Ema
 from pipeline.training.data import Crops
 from pipeline.training.graphed import LOOK_STEPS
-from pipeline.training.optimizer import Optimizer
+from pipeline.training.optimizer import Optimizer, share_of_peak
 from pipeline.training.spec import AugmentSpec
 from pipeline.training.trellis import fit_trellis, trellis_arrays
 
@@ -58,6 +58,14 @@ class Wanted(NamedTuple):
         return Wanted(*(part[rows] for part in self))
 
 
+def teachable(data: bytes) -> FrozenModel:
+    """The model in a file. Raises BitstreamError if it is none, or one whose encoder makes no passes."""
+    frozen = weights.parse(data)
+    if frozen.kind != HyperpriorSpec.kind:
+        raise BitstreamError(f"a model of kind {frozen.kind}; expected {HyperpriorSpec.kind}")
+    return frozen
+
+
 def teach(
     data: bytes,
     photos: Sequence[np.ndarray],
@@ -74,12 +82,10 @@ def teach(
     1 being all of it; crops of one photo in sixteen are held out.
 
     Raises:
-        BitstreamError: `data` is no model, or one whose encoder makes no passes.
+        BitstreamError: as `teachable`.
         TrainingError: a gradient is not finite.
     """
-    frozen = weights.parse(data)
-    if frozen.kind != HyperpriorSpec.kind:
-        raise BitstreamError(f"a model of kind {frozen.kind}; expected {HyperpriorSpec.kind}")
+    frozen = teachable(data)
     networks, model = Networks(frozen, "cpu"), MeanScaleHyperprior(HyperpriorSpec(**frozen.spec))
     model.load_state_dict(thaw(frozen.arrays))
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -92,7 +98,7 @@ def teach(
     average, optimizer = Ema(model.g_a, EMA_DECAY), Optimizer(model, MATRIX_LR_SCALE)
     draw = np.random.default_rng(seed)
     for step in range(steps):
-        optimizer.set_lr(lr * min(1.0, (step + 1) / WARMUP_STEPS) * 0.5 * (1 + math.cos(math.pi * step / steps)))
+        optimizer.set_lr(lr * share_of_peak(step, WARMUP_STEPS, step / steps))
         missed, moved = _distances(model, shown.at(draw.choice(crops, min(BATCH, crops), replace=False).tolist()))
         loss = (missed + KEPT * moved).mean()
         optimizer.zero_grad()

@@ -111,16 +111,20 @@ def test_jobs_train_teaches_a_model_as_it_is(untaught, photos, tmp_path, capsys)
     for more in ("workers=2", "sweep={run.teach_steps: [1, 2]}"):
         assert train_job.main([*asked, more, "--data", str(photos[0].parent), "--out", str(out)]) == cli.BAD_ARGUMENTS
         assert "run.steps is 0" in capsys.readouterr().err
-    model.write_bytes(b"no model")
-    assert train_job.main([*asked, "--data", str(photos[0].parent), "--out", str(out)]) != cli.OK
-    assert f"init_from {model}: no model that can be taught" in capsys.readouterr().err
+    assert train_job.main([*asked, "--data", "d", "--out", str(out), "--export-only"]) == cli.BAD_ARGUMENTS
+    assert "--export-only" in capsys.readouterr().err
+    other = weights.packaged()[weights.default_model_id("transfer")].read_bytes()
+    for bad, why in ((b"no model", "not a shardpress model file"), (other, "a model of kind transfer")):
+        model.write_bytes(bad)
+        assert train_job.main([*asked, "--data", "d", "--out", str(out)]) == cli.FAILED
+        said = capsys.readouterr().err
+        assert f"init_from {model}: no model that can be taught" in said
+        assert why in said
 
 
 def test_training_ends_with_teaching(photos, tmp_path):
-    assert (
-        train_job.main(["--data", str(photos[0].parent), "--out", str(tmp_path), *SMALL_RUN, "run.teach_steps=1"])
-        == cli.OK
-    )
+    places = "--data", str(photos[0].parent), "--out", str(tmp_path)
+    assert train_job.main([*places, *SMALL_RUN, "run.teach_steps=1", "run.teach_crops=4"]) == cli.OK
     (made,) = tmp_path.glob("*.safetensors")
     card = weights.parse(made.read_bytes()).card
     assert card["steps"] == 3
