@@ -23,7 +23,9 @@ from torch import Tensor
 
 from pipeline.errors import BitstreamError
 from pipeline.nn import integer
+from pipeline.nn.layers import DepthConvBlock
 from pipeline.nn.spec import HyperpriorSpec
+from pipeline.nn.transforms import FREE, SynthesisTransform
 
 PREFIX = "exact."
 CODE_LIMIT, WEIGHT_LIMIT = 127, 127
@@ -147,6 +149,28 @@ def _depthwise(x: Tensor, kernel: Tensor, *_: object) -> Tensor:
 def in_integers(arrays: Mapping[str, np.ndarray]) -> bool:
     """Whether a model's decoder is one; models from before, and those that were not polished, decode in floats."""
     return any(name.startswith(PREFIX) for name in arrays)
+
+
+def hold(g_s: SynthesisTransform, arrays: Mapping[str, np.ndarray]) -> None:
+    """Hold what passes the gates of g_s in floats within what codes of it reach, for slopes to be the decoder's.
+
+    Where units were learned, values beyond are many. A model does not tell its units, so they are found again, by
+    least squares, from what integers are to floats: those of what goes into `expand`, whose results are in units of
+    the gate, then those of what comes out of `gate`.
+    """
+
+    def factors(layer: str) -> Tensor:
+        weight, shift = (torch.from_numpy(arrays[f"{PREFIX}{layer}.{part}"]) for part in ("weight", "shift"))
+        return weight.double() * torch.exp2(-shift.double())[:, None]
+
+    for k, block in enumerate(g_s.blocks):
+        assert isinstance(block, DepthConvBlock)
+        expand, gate = (layer.weight.detach().cpu().double().flatten(1) for layer in (block.expand, block.gate))
+        unit = (factors(f"{k}.expand") * expand).sum(0) / expand.square().sum(0) / GATE_UNITS
+        told = gate * unit
+        reach = CODE_LIMIT / GATE_ONE * told.square().sum(1) / (factors(f"{k}.gate") * told).sum(1)
+        reach = reach.chunk(2)[0].nan_to_num(FREE, FREE, FREE)
+        block.held = torch.where(reach > 0, reach, FREE).float().view(1, -1, 1, 1).to(block.gate.weight.device)
 
 
 class ExactSynthesis:

@@ -24,10 +24,15 @@ class DepthConvBlock(nn.Module):
 
     (8 C^2 + 9 C) MACs a position. The shape follows Li et al., "DCVC-RT", CVPR 2025; the gate is u * sigmoid(v)
     because u * SiLU(v) grows quadratically and spiked at high learning rates.
+
+    `held` (1, 2C, 1, 1), if set, is what passes the gate is held within, as where it is coded.
     """
+
+    held: Tensor | None
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.register_buffer("held", None, persistent=False)
         self.expand = nn.Conv2d(channels, channels, 1)
         self.spatial = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
         self.project = nn.Conv2d(channels, channels, 1)
@@ -40,7 +45,7 @@ class DepthConvBlock(nn.Module):
         plain = not (torch.is_grad_enabled() or torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"))
         if x.device.type == "cpu" and plain and torch.get_num_threads() == 1:
             return self._in_strips(x)
-        return x + self.merge(gated(self.gate(x)))
+        return x + self._merged(x)
 
     def _in_strips(self, x: Tensor) -> Tensor:
         """The second half, to the same bits: 4C channels of a strip stay in the cache, of a picture they do not.
@@ -50,8 +55,28 @@ class DepthConvBlock(nn.Module):
         out, rows = torch.empty_like(x), max(1, STRIP_POSITIONS // x.shape[3])
         for top in range(0, x.shape[2], rows):
             strip = x[:, :, top : top + rows]
-            torch.add(strip, self.merge(gated(self.gate(strip))), out=out[:, :, top : top + rows])
+            torch.add(strip, self._merged(strip), out=out[:, :, top : top + rows])
         return out
+
+    def _merged(self, x: Tensor) -> Tensor:
+        inner = gated(self.gate(x))
+        if self.held is not None:
+            limit = self.held.to(inner.dtype)
+            inner = Within.apply(inner, -limit, limit) if torch.is_grad_enabled() else inner.clamp_(-limit, limit)
+        return cast(Tensor, self.merge(inner))
+
+
+class Within(torch.autograd.Function):
+    """x kept in [low, high], in place; its gradient passes. For slopes of trained networks, at half the time."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, low: Tensor, high: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
+        ctx.mark_dirty(x)
+        return x.clamp_(low, high)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
+        return grad, None, None
 
 
 class _Gated(torch.autograd.Function):

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.nn.layers import DepthConvBlock, FromPixels, QualityTable, ToPixels, asinh
+from pipeline.nn.layers import DepthConvBlock, FromPixels, QualityTable, ToPixels, Within, asinh
 
 FREE = 1e4
 """The limit of what has none yet; infinities would make averages of them NaN."""
@@ -48,8 +48,8 @@ class Blocks(nn.Sequential):
             lows, highs = lowest.to(x.dtype).unbind(), self.limits.to(x.dtype).unbind()
             if torch.is_grad_enabled():
                 for block, low, high in zip(self, lows, highs, strict=False):
-                    x = block(_Within.apply(x, low, high))
-                return cast(Tensor, _Within.apply(x, lows[-1], highs[-1]))
+                    x = block(Within.apply(x, low, high))
+                return cast(Tensor, Within.apply(x, lows[-1], highs[-1]))
             for block, low, high in zip(self, lows, highs, strict=False):
                 x = block(x.clamp_(low, high))
             return x.clamp_(lows[-1], highs[-1])
@@ -66,20 +66,7 @@ class Blocks(nn.Sequential):
         limit = self.limits[place].to(x.dtype)
         if self.training:
             return x.clamp(-limit, limit)
-        return _Within.apply(x, -limit, limit) if torch.is_grad_enabled() else x.clamp_(-limit, limit)
-
-
-class _Within(torch.autograd.Function):
-    """x kept in [low, high], in place; its gradient passes. For slopes of trained networks, at half the time."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, low: Tensor, high: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
-        ctx.mark_dirty(x)
-        return x.clamp_(low, high)
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
-        return grad, None, None
+        return Within.apply(x, -limit, limit) if torch.is_grad_enabled() else x.clamp_(-limit, limit)
 
 
 class AnalysisTransform(nn.Module):

@@ -19,6 +19,7 @@ from pipeline.nn import exact, integer
 from pipeline.nn.exact import ExactSynthesis
 from pipeline.nn.hyperprior import MeanScaleHyperprior
 from pipeline.nn.spec import HyperpriorSpec
+from pipeline.nn.transforms import FREE
 from pipeline.training.data import load_photos
 from pipeline.training.quantised import QuantisedSynthesis
 from tests.contracts.codec import photo
@@ -167,6 +168,42 @@ def test_integers_give_what_was_trained(quantised):
     apart, lost = (found - wanted).abs(), (floats - wanted).abs()
     assert apart.mean() < 0.2 * lost.mean()
     assert apart.median() < 0.1
+
+
+def test_floats_are_held_where_codes_end(quantised):
+    """Units are found again from integers; and with ranges that cut off much, slopes are of what is decoded."""
+    short = copy.deepcopy(quantised)
+    for name, log_unit in short.log_units.items():
+        log_unit.data -= np.log(8) if name.endswith("merge") else 0
+    g_s, arrays = copy.deepcopy(short.g_s), short.arrays(torch.zeros(SMALL.anchors, 96))
+    y_hat, quality = latents(96, 8, 8, seed=5), torch.tensor([0.5])
+    with torch.no_grad():
+        wanted, free = short.branch(y_hat, quality), g_s.branch(y_hat, quality)
+        exact.hold(g_s, arrays)
+        held = g_s.branch(y_hat, quality)
+    for k, block in enumerate(g_s.blocks):
+        reach = 127 * short.log_units[f"{k}/merge"].exp()
+        assert torch.allclose(block.held.flatten(), reach, rtol=0.03)
+    assert (held - wanted).square().mean() < 0.2 * (free - wanted).square().mean()
+
+
+def test_what_passes_no_gate_is_not_held(quantised):
+    arrays = quantised.arrays(torch.zeros(SMALL.anchors, 96))
+    arrays["exact.0.gate.weight"] = 0 * arrays["exact.0.gate.weight"]
+    g_s = copy.deepcopy(quantised.g_s)
+    exact.hold(g_s, arrays)
+    assert (g_s.blocks[0].held == FREE).all()
+
+
+def test_slopes_pass_what_is_held(quantised):
+    """As they pass limits between blocks: what is cut off now may be needed after the next step."""
+    g_s = copy.deepcopy(quantised.g_s)
+    for block in g_s.blocks:
+        block.held = torch.full((1, 2 * SMALL.width, 1, 1), 1e-6)
+    y_hat = latents(96, 4, 4).requires_grad_()
+    g_s.branch(y_hat, torch.tensor([0.5])).sum().backward()
+    assert y_hat.grad is not None
+    assert (y_hat.grad != 0).float().mean() > 0.9
 
 
 def klt_apart(spec: HyperpriorSpec, arrays: Arrays, networks: Networks, rgb: np.ndarray) -> torch.Tensor:

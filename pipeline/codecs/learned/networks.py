@@ -28,7 +28,7 @@ from pipeline.codecs.learned.trellis import TrellisQuantiser
 from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.codecs.learned.wiener import Wiener
 from pipeline.entropy.coder import VALUE_LIMIT
-from pipeline.nn import integer, models
+from pipeline.nn import exact, integer, models
 from pipeline.nn.freeze import FLOAT_PARTS, FrozenTransforms
 from pipeline.nn.layers import asinh
 from pipeline.nn.spec import HyperpriorSpec
@@ -52,6 +52,8 @@ class Networks:
         self.transforms = transforms.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.bf16 = self.device.type == "cuda" or has_fast_bf16()
         self.synthesis = Synthesis(model, spec, self.transforms, self.device, self.bf16)
+        if self.synthesis.exact is not None:
+            exact.hold(self.transforms.g_s, model.arrays)
         by_hand = self.bf16 and self.device.type == "cpu"
         self.g_a = AnalysisByHand(self.transforms.g_a) if by_hand else None
         self.by_hand = ByHand(self.transforms.g_s) if by_hand else None

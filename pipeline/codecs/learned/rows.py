@@ -51,12 +51,16 @@ class Block:
         _, bias = matrix(block.spatial)
         self.kernel, self.bias = block.spatial.weight.bfloat16(), bias.bfloat16()
         self.flipped = self.kernel.flip(2, 3)
+        limit = None if block.held is None else block.held.flatten().bfloat16()
+        self.within = None if limit is None else (-limit, limit)
 
     def __call__(self, x: Tensor, height: int) -> tuple[Tensor, Tape]:
         v = self.expand(x)
         x = self.project.plus(depthwise(F.silu(v), self.kernel, self.bias, height), x)
         gate = self.gate(x, "sigmoid")
         gated = self.value.times(x, gate)
+        if self.within is not None:
+            gated.clamp_(*self.within)
         return self.merge.plus(gated, x), (v, gate, gated)
 
     def back(self, slope: Tensor, tape: Tape, height: int) -> Tensor:
