@@ -51,11 +51,12 @@ def photos_of(settings: TrainConfig) -> tuple[list[np.ndarray], list[np.ndarray]
 def trainer_for(settings: TrainConfig, photos: list[np.ndarray], held_out: list[np.ndarray] | None) -> Trainer:
     import torch
 
+    from pipeline.codecs.learned.tiles import pick_device
     from pipeline.training.tasks import trainer_of
 
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    device = settings.device if settings.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    device = str(pick_device(settings.device))
     return trainer_of(settings.run)(settings.run, photos, Path(settings.out), device, held_out)
 
 
@@ -197,11 +198,26 @@ def taught(settings: TrainConfig) -> str:
 
 
 def _taught(settings: TrainConfig, data: bytes, photos: list[np.ndarray]) -> bytes:
+    from pipeline.codecs.learned.tiles import pick_device
+    from pipeline.nn.spec import HyperpriorSpec
     from pipeline.training.teach import teach
 
-    calibration, run = photos[: settings.calibration_photos], settings.run
+    run = settings.run
+    assert isinstance(run.model, HyperpriorSpec)  # TrainSpec takes teach_steps for no other
     with shown() as show:
-        return teach(data, photos, calibration, run.teach_steps, run.teach_crops, seed=run.seed, log=show)
+        return teach(
+            data,
+            photos,
+            photos[: settings.calibration_photos],
+            run.teach_steps,
+            run.teach_crops,
+            seed=run.seed,
+            log=show,
+            batch=run.teach_batch,
+            blocks=run.model.encoder_blocks,
+            device=str(pick_device(settings.device)),
+            processes=settings.threads or 1,
+        )
 
 
 def _written(settings: TrainConfig, data: bytes) -> Path:

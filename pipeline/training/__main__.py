@@ -2,23 +2,32 @@
 
 For a borrowed machine that has torch, NumPy, Pillow and safetensors and nothing else. It writes the same checkpoint and
 log as `jobs.train`, which exports them (`--export-only`), and the EMA weights in fp16, small enough to carry.
+
+With `"steps": 0` it teaches a model (`teach.py`), which takes what encoding does (Numba, constriction) beside, and
+writes its file; all cores code crops.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
 from pipeline.nn.spec import HyperpriorSpec
 from pipeline.training.data import load_photos
-from pipeline.training.loop import Trainer
+from pipeline.training.loop import Trainer, file_of
 from pipeline.training.spec import AugmentSpec, TrainSpec
+
+CALIBRATION_PHOTOS = 64
+"""That tables are fitted to."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.out.mkdir(parents=True, exist_ok=True)
     photos = load_photos(options.data)
     print(f"{len(photos)} photos, {sum(p.size for p in photos) / 3e6:.0f} MPix", flush=True)
+    if not spec.steps:
+        _teach(spec, photos, options.out, options.device)
+        return 0
     trainer = Trainer(spec, photos, options.out, options.device)
     mpix, started, first = spec.batch * spec.crop_px**2 / 1e6, time.monotonic(), trainer.step
     with (options.out / "log.jsonl").open("a") as log:
@@ -50,6 +62,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     weights = {name: value.half().contiguous() for name, value in trainer.ema.weights.items()}
     save_file(weights, options.out / "ema.safetensors")
     return 0
+
+
+def _teach(spec: TrainSpec, photos: list[np.ndarray], out: Path, device: str) -> None:
+    from pipeline.training.teach import teach
+
+    assert spec.init_from is not None  # TrainSpec takes no steps of 0 without
+    assert isinstance(spec.model, HyperpriorSpec)
+    found = teach(
+        Path(file_of(spec.init_from)).read_bytes(),
+        photos,
+        photos[:CALIBRATION_PHOTOS],
+        spec.teach_steps,
+        spec.teach_crops,
+        seed=spec.seed,
+        log=lambda record: print(json.dumps(record), flush=True),
+        batch=spec.teach_batch,
+        blocks=spec.model.encoder_blocks,
+        device=device,
+        processes=os.cpu_count() or 1,
+    )
+    path = out / f"{hashlib.sha256(found).hexdigest()[:16]}.safetensors"
+    path.write_bytes(found)
+    print(path, flush=True)
 
 
 if __name__ == "__main__":

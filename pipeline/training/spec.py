@@ -115,8 +115,9 @@ class TrainSpec:
     those of `model`, but for blocks of g_a and g_s, which may be fewer: others are added that change nothing at first.
     `polish_steps` fit g_s, on a CPU and after the schedule, to `polish_crops` crops as the encoder sends them, and make
     it one of integers (`polish.py`); 0 leaves it in floats, and other kinds of model know no such thing.
-    `teach_steps` then fit g_a, on a CPU, to what passes of `teach_crops` crops find (`teach.py`), with rates and crops
-    of their own. With `steps` of 0 there is nothing else: the model of `init_from` is taught, whatever its sizes are.
+    `teach_steps` then fit g_a to what passes of `teach_crops` crops find (`teach.py`), `teach_batch` of them a step,
+    with rates and crops of their own. With `steps` of 0 there is nothing else: the model of `init_from` is taught,
+    whatever its sizes are, with blocks added to its g_a if `model` has more.
     `quantised` trains with such a g_s from the start, for encoder and entropy model to know it; polish, even of no
     steps, goes on with its units.
     `compile` runs the networks through torch.compile, a quarter faster on a CPU after a minute or two of compiling;
@@ -146,6 +147,7 @@ class TrainSpec:
     polish_crops: int = 600
     teach_steps: int = 0
     teach_crops: int = 600
+    teach_batch: int = 4
     quantised: bool = False
     compile: bool = False
     init_from: str | None = None
@@ -170,10 +172,10 @@ class TrainSpec:
                 f"run.teach_steps is {self.teach_steps}; encoders of kind {self.model.kind} make no passes to learn "
                 "from, leave it out"
             )
-        if self.teach_steps < 0 or (self.teach_steps and self.teach_crops < 1):
+        if self.teach_steps < 0 or (self.teach_steps and min(self.teach_crops, self.teach_batch) < 1):
             raise ConfigError(
-                f"run.teach_steps is {self.teach_steps} and run.teach_crops {self.teach_crops}; expected steps from 0, "
-                "and for any at least 1 crop to learn from"
+                f"run.teach_steps is {self.teach_steps}, run.teach_crops {self.teach_crops} and run.teach_batch "
+                f"{self.teach_batch}; expected steps from 0, and for any at least 1 crop to learn from"
             )
         if not self.steps and not (self.teach_steps and self.init_from):
             raise ConfigError(

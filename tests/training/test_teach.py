@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from jobs import cli
 from jobs import train as train_job
@@ -16,6 +18,7 @@ from pipeline.errors import BitstreamError, ConfigError
 from pipeline.metrics.distortion import mse
 from pipeline.nn.spec import TileSpec
 from pipeline.records import Picture, Rate
+from pipeline.training import __main__ as bare
 from pipeline.training import export
 from pipeline.training.data import load_photos
 from pipeline.training.loop import Trainer
@@ -91,6 +94,52 @@ def test_the_same_seed_teaches_the_same(untaught, pictures):
     assert not np.array_equal(weights.parse(once).arrays[name], other[name])
 
 
+def test_more_processes_teach_the_same(untaught, pictures):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # as each of them has
+    try:
+        once, again = (teach(untaught, pictures, pictures[:1], steps=2, crops=6, processes=n) for n in (1, 2))
+    finally:
+        torch.set_num_threads(threads)
+    assert once == again
+
+
+def test_blocks_are_added_to_the_encoder(untaught, pictures, tmp_path):
+    found = teach(untaught, pictures, pictures[:1], steps=1, crops=4, blocks=3, batch=2)
+    model = weights.parse(found)
+    assert (model.spec["encoder_blocks"], model.spec["decoder_blocks"]) == (3, SMALL.decoder_blocks)
+    assert model.card["teach"]["batch"] == 2
+    assert "g_a.blocks.2.merge.weight" in model.arrays
+    (file := tmp_path / "model.safetensors").write_bytes(found)
+    codec, picture = Hyperprior(Rate(60), model=str(file), device="cpu", effort=1), pictures[0]
+    assert codec.decode(codec.encode(Picture(picture)).payload).shape == picture.shape
+    fewer = teach(untaught, pictures, pictures[:1], steps=1, crops=4, blocks=0, batch=2)
+    assert weights.parse(fewer).spec["encoder_blocks"] == SMALL.encoder_blocks
+
+
+def test_the_bare_trainer_teaches(untaught, photos, tmp_path, capsys):
+    model = tmp_path / "small.safetensors"
+    model.write_bytes(untaught)
+    spec = {"steps": 0, "init_from": str(model), "teach_steps": 1, "teach_crops": 2}
+    asked = ["--data", str(photos[0].parent), "--out", str(tmp_path / "out"), "--device", "cpu"]
+    assert bare.main([*asked, "--spec", json.dumps(spec)]) == 0
+    (made,) = (tmp_path / "out").glob("*.safetensors")
+    assert weights.parse(made.read_bytes()).card["teach"]["crops"] == 2
+    assert capsys.readouterr().out.endswith(f"{made}\n")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_teaches_what_a_cpu_does(untaught, pictures):
+    known = [
+        weights.parse(teach(untaught, pictures, pictures[:2], steps=60, crops=12, lr=4e-3, device=device)).card[
+            "teach"
+        ]["known"]
+        for device in ("cpu", "cuda")
+    ]
+    assert min(known) > 0.05
+    assert known[1] == pytest.approx(known[0], abs=0.05)
+
+
 def test_one_photo_and_a_model_without_a_trellis_will_do(untaught, pictures):
     plain = {name: part for name, part in weights.parse(untaught).arrays.items() if not name.startswith("trellis.")}
     found = weights.parse(teach(weights.serialise(plain, weights.meta_of(untaught)), pictures[:1], pictures[:1], 1, 1))
@@ -134,8 +183,10 @@ def test_training_ends_with_teaching(photos, tmp_path):
 def test_what_cannot_be_taught_says_so(untaught, pictures):
     with pytest.raises(ConfigError, match="kind tile-autoencoder make no passes"):
         replace(SPEC, model=TileSpec(), teach_steps=10)
-    with pytest.raises(ConfigError, match=r"run\.teach_crops 0; expected"):
+    with pytest.raises(ConfigError, match=r"run\.teach_crops 0 and run\.teach_batch 4; expected"):
         TrainSpec(teach_steps=10, teach_crops=0)
+    with pytest.raises(ConfigError, match=r"run\.teach_batch 0; expected"):
+        TrainSpec(teach_steps=10, teach_batch=0)
     with pytest.raises(ConfigError, match=r"run\.steps is 0"):
         TrainSpec(steps=0, teach_steps=10)
     with pytest.raises(ConfigError, match=r"run\.steps is 0"):
