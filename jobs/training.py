@@ -199,11 +199,9 @@ def taught(settings: TrainConfig) -> str:
 
 def _taught(settings: TrainConfig, data: bytes, photos: list[np.ndarray]) -> bytes:
     from pipeline.codecs.learned.tiles import pick_device
-    from pipeline.nn.spec import HyperpriorSpec
     from pipeline.training.teach import teach
 
     run = settings.run
-    assert isinstance(run.model, HyperpriorSpec)  # TrainSpec takes teach_steps for no other
     with shown() as show:
         return teach(
             data,
@@ -214,7 +212,7 @@ def _taught(settings: TrainConfig, data: bytes, photos: list[np.ndarray]) -> byt
             seed=run.seed,
             log=show,
             batch=run.teach_batch,
-            blocks=run.model.encoder_blocks,
+            blocks=run.teach_blocks,
             device=str(pick_device(settings.device)),
             processes=settings.threads or 1,
         )

@@ -152,11 +152,11 @@ def in_integers(arrays: Mapping[str, np.ndarray]) -> bool:
 
 
 def hold(g_s: SynthesisTransform, arrays: Mapping[str, np.ndarray]) -> None:
-    """Hold what passes the gates of g_s in floats within what codes of it reach, for slopes to be the decoder's.
+    """Hold what passes the gates of g_s in floats within what codes of it reach.
 
-    Where units were learned, values beyond are many. A model does not tell its units, so they are found again, by
-    least squares, from what integers are to floats: those of what goes into `expand`, whose results are in units of
-    the gate, then those of what comes out of `gate`.
+    So slopes, and pictures in bf16, are nearer to the decoder's. Where units were learned, values beyond are many. A
+    model does not tell its units, so they are found again, by least squares, from what integers are to floats: those of
+    what goes into `expand`, whose results are in units of the gate, then those of what comes out of `gate`.
     """
 
     def factors(layer: str) -> Tensor:
@@ -165,12 +165,13 @@ def hold(g_s: SynthesisTransform, arrays: Mapping[str, np.ndarray]) -> None:
 
     for k, block in enumerate(g_s.blocks):
         assert isinstance(block, DepthConvBlock)
-        expand, gate = (layer.weight.detach().cpu().double().flatten(1) for layer in (block.expand, block.gate))
+        expand, gated = (layer.weight.detach().cpu().double().flatten(1) for layer in (block.expand, block.gate))
         unit = (factors(f"{k}.expand") * expand).sum(0) / expand.square().sum(0) / GATE_UNITS
-        told = gate * unit
+        told = gated * unit.nan_to_num(0, 0, 0)
         reach = CODE_LIMIT / GATE_ONE * told.square().sum(1) / (factors(f"{k}.gate") * told).sum(1)
         reach = reach.chunk(2)[0].nan_to_num(FREE, FREE, FREE)
-        block.held = torch.where(reach > 0, reach, FREE).float().view(1, -1, 1, 1).to(block.gate.weight.device)
+        reach = torch.where(reach > 0, reach, FREE).clamp_max(FREE)
+        block.held = reach.float().view(1, -1, 1, 1).to(block.gate.weight.device)
 
 
 class ExactSynthesis:

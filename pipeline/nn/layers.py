@@ -25,7 +25,7 @@ class DepthConvBlock(nn.Module):
     (8 C^2 + 9 C) MACs a position. The shape follows Li et al., "DCVC-RT", CVPR 2025; the gate is u * sigmoid(v)
     because u * SiLU(v) grows quadratically and spiked at high learning rates.
 
-    `held` (1, 2C, 1, 1), if set, is what passes the gate is held within, as where it is coded.
+    `held` (1, 2C, 1, 1), if set: what passes the gate is kept within plus and minus that, as where it is coded.
     """
 
     held: Tensor | None

@@ -68,7 +68,6 @@ def _teach(spec: TrainSpec, photos: list[np.ndarray], out: Path, device: str) ->
     from pipeline.training.teach import teach
 
     assert spec.init_from is not None  # TrainSpec takes no steps of 0 without
-    assert isinstance(spec.model, HyperpriorSpec)
     found = teach(
         Path(file_of(spec.init_from)).read_bytes(),
         photos,
@@ -78,9 +77,9 @@ def _teach(spec: TrainSpec, photos: list[np.ndarray], out: Path, device: str) ->
         seed=spec.seed,
         log=lambda record: print(json.dumps(record), flush=True),
         batch=spec.teach_batch,
-        blocks=spec.model.encoder_blocks,
+        blocks=spec.teach_blocks,
         device=device,
-        processes=os.cpu_count() or 1,
+        processes=len(os.sched_getaffinity(0)),
     )
     path = out / f"{hashlib.sha256(found).hexdigest()[:16]}.safetensors"
     path.write_bytes(found)

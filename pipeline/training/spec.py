@@ -117,7 +117,7 @@ class TrainSpec:
     it one of integers (`polish.py`); 0 leaves it in floats, and other kinds of model know no such thing.
     `teach_steps` then fit g_a to what passes of `teach_crops` crops find (`teach.py`), `teach_batch` of them a step,
     with rates and crops of their own. With `steps` of 0 there is nothing else: the model of `init_from` is taught,
-    whatever its sizes are, with blocks added to its g_a if `model` has more.
+    whatever its sizes are, with blocks added to its g_a up to `teach_blocks`.
     `quantised` trains with such a g_s from the start, for encoder and entropy model to know it; polish, even of no
     steps, goes on with its units.
     `compile` runs the networks through torch.compile, a quarter faster on a CPU after a minute or two of compiling;
@@ -148,6 +148,7 @@ class TrainSpec:
     teach_steps: int = 0
     teach_crops: int = 600
     teach_batch: int = 4
+    teach_blocks: int = 0
     quantised: bool = False
     compile: bool = False
     init_from: str | None = None
@@ -175,7 +176,7 @@ class TrainSpec:
         if self.teach_steps < 0 or (self.teach_steps and min(self.teach_crops, self.teach_batch) < 1):
             raise ConfigError(
                 f"run.teach_steps is {self.teach_steps}, run.teach_crops {self.teach_crops} and run.teach_batch "
-                f"{self.teach_batch}; expected steps from 0, and for any at least 1 crop to learn from"
+                f"{self.teach_batch}; expected steps from 0, and for any at least 1 crop to learn from and 1 a step"
             )
         if not self.steps and not (self.teach_steps and self.init_from):
             raise ConfigError(

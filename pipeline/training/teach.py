@@ -3,8 +3,8 @@
 What passes change in a latent (`codecs.learned.quantise`) is partly an answer to how others were rounded, and partly
 what g_a could have known: the decoder is another than it was trained with, in integers, and symbols are weighed.
 So crops are coded once with many passes, and g_a alone is fitted to the targets that they end with. Encoding takes as
-long as before, and nothing of what a decoder reads changes, but for tables, which are fitted to what is sent then; a
-model without a trellis gets one.
+long as before, unless g_a grows, and nothing of what a decoder reads changes, but for tables, which are fitted to what
+is sent then; a model without a trellis gets one.
 
 Amortised inference, and what it leaves open: Cremer, Li & Duvenaud, "Inference Suboptimality in Variational
 Autoencoders", ICML 2018; for compression, Yang, Bamler & Mandt, NeurIPS 2020.
@@ -12,10 +12,12 @@ Autoencoders", ICML 2018; for compression, Yang, Bamler & Mandt, NeurIPS 2020.
 
 from __future__ import annotations
 
+import signal
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from itertools import islice
 from multiprocessing import get_context
@@ -28,9 +30,9 @@ from torch import Tensor
 from pipeline.codecs.learned import weights
 from pipeline.codecs.learned.networks import Networks
 from pipeline.codecs.learned.tiles import without_tf32
-from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.errors import BitstreamError, TrainingError
 from pipeline.nn import integer, models
+from pipeline.nn.complexity import work_of
 from pipeline.nn.freeze import freeze, thaw
 from pipeline.nn.hyperprior import MeanScaleHyperprior
 from pipeline.nn.spec import HyperpriorSpec
@@ -70,12 +72,12 @@ class Wanted(NamedTuple):
         return Wanted(*(part.to(device) for part in self))
 
 
-def teachable(data: bytes) -> FrozenModel:
-    """The model in a file. Raises BitstreamError if it is none, or one whose encoder makes no passes."""
+def teachable(data: bytes) -> Networks:
+    """The model in a file, on the CPU. Raises BitstreamError if it is none, or one whose encoder makes no passes."""
     frozen = weights.parse(data)
     if frozen.kind != HyperpriorSpec.kind:
         raise BitstreamError(f"a model of kind {frozen.kind}; expected {HyperpriorSpec.kind}")
-    return frozen
+    return Networks(frozen, "cpu")
 
 
 def teach(
@@ -95,30 +97,33 @@ def teach(
     """The model file `data` with a g_a fitted to `crops` crops of `photos`, (H, W, 3) uint8.
 
     `calibration` are photos to fit tables to. A g_a of fewer than `blocks` gets others, which change nothing at first.
-    Crops are coded on the CPU, by as many `processes` of one thread each as there are to be, or by this one; `device`
-    is where g_a learns. The card says how much of what passes change in held-out crops g_a knows, 1 being all of it;
-    crops of one photo in sixteen are held out.
+    `processes` of one thread each code crops on the CPU, one of them being this one with all its threads; `device` is
+    where g_a learns. The card says how much of what passes change in held-out crops g_a knows, 1 being all of it; crops
+    of one photo in sixteen are held out.
 
     Raises:
         BitstreamError: as `teachable`.
-        TrainingError: a gradient is not finite.
+        TrainingError: a gradient is not finite, a process that codes crops died, or there is no such device.
     """
-    frozen = teachable(data)
-    spec = HyperpriorSpec(**frozen.spec)
-    model = MeanScaleHyperprior(replace(spec, encoder_blocks=max(spec.encoder_blocks, blocks)))
+    networks = teachable(data)
+    frozen, spec = networks.model, networks.spec
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = MeanScaleHyperprior(replace(spec, encoder_blocks=max(spec.encoder_blocks, blocks)))
     model.load_state_dict(models.grown(thaw(frozen.arrays), model))
     model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.eval()  # in training its KLT would be bf16, whose rounding of means is larger than what is to be learned
     model.requires_grad_(False).g_a.requires_grad_(True)
     rest = [photo for k, photo in enumerate(photos) if k % HELD_PHOTO] or photos
-    held = _wanted(data, photos[::HELD_PHOTO], min(HELD_CROPS, crops), seed, processes, log).to(device)
-    shown = _wanted(data, rest, crops, seed + 1, processes, log).to(device)
+    with closing(_Coders(data, networks, processes)) as coders:
+        held = _wanted(coders, photos[::HELD_PHOTO], min(HELD_CROPS, crops), seed, log).to(device)
+        shown = _wanted(coders, rest, crops, seed + 1, log).to(device)
     with without_tf32() if torch.device(device).type == "cuda" else nullcontext():
         known = _learn(model, shown, held, steps, lr, batch, seed, log)
     model.cpu()
     meta = weights.meta_of(data)
     told = {"of": frozen.model_id, "steps": steps, "crops": crops, "batch": batch, "seed": seed, "known": known}
-    meta["card"] = meta["card"] | {"teach": told}
+    meta["card"] = meta["card"] | {"teach": told, "kmac_per_px": {k: round(x, 2) for k, x in work_of(model).items()}}
     meta["spec"] = meta["spec"] | {"encoder_blocks": model.spec.encoder_blocks}
     arrays = dict(frozen.arrays) | {name: part for name, part in freeze(model).items() if name.startswith("g_a.")}
     trellis = fit_trellis(weights.parse(weights.serialise(arrays, meta)), calibration)
@@ -157,43 +162,64 @@ def _learn(
 
 Asked = tuple[np.ndarray, int, int]
 """A crop (S, S, 3) uint8, its quality in hundredths, and an effort."""
-_coding: list[Networks] = []  # of a process that codes crops
+Found = tuple[np.ndarray, np.ndarray]
+"""`Networks.latents_wanted` in fp16 and where symbols are coded; no tensors, which travel as files that stay open."""
 
 
-def _start_coding(data: bytes) -> None:
-    torch.set_num_threads(1)
-    _coding[:] = [Networks(teachable(data), "cpu")]
+def _found(networks: Networks, asked: Asked) -> Found:
+    y, coded = networks.latents_wanted(*asked)
+    return y.half().numpy(), coded.numpy()
 
 
-def _coded(asked: Asked, networks: Networks | None = None) -> tuple[Tensor, Tensor]:
-    return (networks or _coding[0]).latents_wanted(*asked)
+class _Coders:
+    """Processes that code crops, or with one of them this process itself."""
 
+    own: Networks  # of such a process
 
-def _answers(data: bytes, asked: Iterator[Asked], processes: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """What was asked for, in order; a few dozen crops ahead of what is taken."""
-    if processes == 1:
-        networks = Networks(teachable(data), "cpu")
-        yield from (_coded(one, networks) for one in asked)
-        return
-    with ProcessPoolExecutor(processes, get_context("spawn"), _start_coding, (data,)) as pool:
-        ahead = deque(pool.submit(_coded, one) for one in islice(asked, AHEAD * processes))
-        while ahead:
-            yield ahead.popleft().result()
-            ahead.extend(pool.submit(_coded, one) for one in islice(asked, 1))
+    def __init__(self, data: bytes, networks: Networks, processes: int) -> None:
+        self.networks, self.processes, self.pool = networks, processes, None
+        if processes > 1:
+            self.pool = ProcessPoolExecutor(processes, get_context("spawn"), self._start, (data,))
+
+    @classmethod
+    def _start(cls, data: bytes) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks decides
+        torch.set_num_threads(1)
+        cls.own = teachable(data)
+
+    @classmethod
+    def _answer(cls, asked: Asked) -> Found:
+        return _found(cls.own, asked)
+
+    def answers(self, asked: Iterator[Asked]) -> Iterator[Found]:
+        """What was asked for, in order; up to AHEAD a process are coded before they are taken."""
+        if self.pool is None:
+            yield from (_found(self.networks, one) for one in asked)
+            return
+        try:
+            ahead = deque(self.pool.submit(self._answer, one) for one in islice(asked, AHEAD * self.processes))
+            while ahead:
+                yield ahead.popleft().result()
+                ahead.extend(self.pool.submit(self._answer, one) for one in islice(asked, 1))
+        except BrokenProcessPool as error:
+            raise TrainingError(
+                f"teach: one of {self.processes} processes that code crops died, perhaps for want of memory; "
+                "ask for fewer threads"
+            ) from error
+
+    def close(self) -> None:
+        """What is being coded is waited for, what is not begun is not."""
+        if self.pool is not None:
+            self.pool.shutdown(cancel_futures=True)
 
 
 def _wanted(
-    data: bytes,
-    photos: Sequence[np.ndarray],
-    count: int,
-    seed: int,
-    processes: int,
-    log: Callable[[dict[str, float]], None],
+    coders: _Coders, photos: Sequence[np.ndarray], count: int, seed: int, log: Callable[[dict[str, float]], None]
 ) -> Wanted:
     """Random crops at qualities spread over the range; a given seed gives the same ones."""
     photo_like = Crops(photos, seed, augment=AugmentSpec(downscale=0.5))
     unlike = Crops(photos, seed, augment=AugmentSpec(synthetic=1.0))
-    channels, side = teachable(data).spec["latent"], CROP_PX // 16
+    channels, side = coders.networks.spec.latent, CROP_PX // 16
     found = Wanted(
         x=torch.empty(count, 3, CROP_PX, CROP_PX, dtype=torch.uint8),
         y=torch.empty(count, channels, side, side, dtype=torch.float16),
@@ -203,17 +229,27 @@ def _wanted(
 
     def asked() -> Iterator[Asked]:
         for k in range(count):
-            centi, odd = int(k * 0.6180339887 % 1 * integer.QUALITY_UNITS), k % SYNTHETIC_EVERY == SYNTHETIC_EVERY - 1
-            x = (unlike if odd else photo_like).augmented(1, CROP_PX)[0]
+            centi = int(k * 0.6180339887 % 1 * integer.QUALITY_UNITS)
+            x = (unlike if _is_odd(k) else photo_like).augmented(1, CROP_PX)[0]
             found.x[k], found.quality[k] = x, centi / integer.QUALITY_UNITS
-            yield np.ascontiguousarray(x.permute(1, 2, 0).numpy()), centi, 0 if odd else EFFORT
+            yield np.ascontiguousarray(x.permute(1, 2, 0).numpy()), centi, 0 if _is_odd(k) else EFFORT
 
-    for k, (y, coded) in enumerate(_answers(data, asked(), processes)):
-        odd = k % SYNTHETIC_EVERY == SYNTHETIC_EVERY - 1
-        found.y[k], found.coded[k] = y, torch.from_numpy(np.packbits(coded.numpy() & (not odd), axis=0))
+    for k, (y, coded) in enumerate(coders.answers(asked())):
+        found.y[k] = torch.from_numpy(y)
+        found.coded[k] = torch.from_numpy(np.packbits(coded & (not _is_odd(k)), axis=0))
         if (k + 1) % LOOK_STEPS == 0:
             log({"crops_coded": k + 1, "of": count})
     return found
+
+
+def _is_odd(k: int) -> bool:
+    return k % SYNTHETIC_EVERY == SYNTHETIC_EVERY - 1
+
+
+def unpacked(bits: Tensor, channels: int) -> Tensor:
+    """np.packbits(..., axis=1) undone: (B, ceil(channels / 8), h, w) uint8 to (B, channels, h, w) bool."""
+    each = 2 ** torch.arange(7, -1, -1, dtype=torch.uint8, device=bits.device)
+    return (bits[:, :, None] & each.view(-1, 1, 1)).flatten(1, 2)[:, :channels] > 0
 
 
 def _distances(model: MeanScaleHyperprior, wanted: Wanted) -> tuple[Tensor, Tensor]:
@@ -226,8 +262,7 @@ def _distances(model: MeanScaleHyperprior, wanted: Wanted) -> tuple[Tensor, Tens
     gain, lmbda = torch.exp2(model.log2_gain(wanted.quality)), model.spec.lmbda(wanted.quality)
     worth = model.spec.loss_scale(lmbda) * lmbda * 255**2 / x[0].numel()
     error = (y.float() - wanted.y.float() / gain).square()
-    bits = 2 ** torch.arange(7, -1, -1, dtype=torch.uint8, device=x.device)
-    coded = (wanted.coded[:, :, None] & bits.view(-1, 1, 1)).flatten(1, 2)[:, : error.shape[1]] > 0
+    coded = unpacked(wanted.coded, error.shape[1])
     missed = error.where(coded, 0).flatten(1).sum(1)
     return worth * missed, worth * (error.flatten(1).sum(1) - missed)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.codecs.learned import weights
+from pipeline.codecs.learned import networks, tiles, weights
 from pipeline.codecs.learned.analysis import AnalysisByHand, padded
 from pipeline.codecs.learned.networks import Networks
 from pipeline.codecs.learned.tiles import has_fast_bf16
@@ -87,3 +87,32 @@ def test_padding_repeats_the_last_row_and_column(size):
     rgb = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8))
     expected = pad_to(rgb.permute(2, 0, 1)[None].float(), 64)[0].permute(1, 2, 0)
     assert torch.equal(padded(rgb, 64), expected.byte())
+
+
+@pytest.mark.parametrize("blocks", [8, 12])
+def test_tiles_leave_no_seams(blocks, photos, monkeypatch):
+    """Not even where an encoder looks further than others."""
+    data = weights.packaged_bytes(weights.default_model_id("cnn"))
+    arrays, meta = dict(weights.parse(data).arrays), weights.meta_of(data)
+    had = meta["spec"]["encoder_blocks"]
+    again = {
+        name.replace(f".{k - 4}.", f".{k}."): part
+        for k in range(had, blocks)
+        for name, part in arrays.items()
+        if name.startswith(f"g_a.blocks.{k - 4}.")
+    }
+    arrays |= again
+    for name in [name for name in arrays if name.startswith("g_a.blocks.") and name.endswith("spatial.weight")]:
+        arrays[name] = 3 * np.abs(arrays[name])  # trained ones look far, but see little there
+    limits = arrays["g_a.blocks.limits"]
+    limits = np.concatenate([limits, limits[-1:].repeat(blocks - had, 0)])
+    meta["spec"] |= {"encoder_blocks": blocks}
+    deep = weights.parse(weights.serialise(arrays | {"g_a.blocks.limits": limits}, meta))
+    monkeypatch.setattr(networks, "has_fast_bf16", lambda: False)
+    own = Networks(deep, "cpu")
+    picture = decode(photos[0].read_bytes()).rgb[:64, :704].copy()
+    with torch.no_grad():
+        whole = own._latents(picture, own._steps(6000))
+        monkeypatch.setattr(tiles, "TILE_PX", 128)
+        parted = own._latents(picture, own._steps(6000))
+    assert (parted - whole).abs().max() < 1e-3

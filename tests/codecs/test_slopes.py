@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 
 from pipeline.codecs.learned import networks, tiles, weights
 from pipeline.codecs.learned.networks import Networks
-from pipeline.codecs.learned.slopes import by_autograd
+from pipeline.codecs.learned.slopes import ByHand, by_autograd
 from tests.codecs import made_static
 
 pytestmark = pytest.mark.skipif(not tiles.has_fast_bf16(), reason="this CPU does not multiply bf16")
@@ -68,10 +70,32 @@ def test_any_size_will_do(fast, plain, photo, height, width):
     assert likeness(found, wanted) > 0.96  # autograd in bf16 has 0.965, for few pixels are in the middle of many
 
 
-def test_and_so_will_tiles(fast, plain, photo, monkeypatch):
+@pytest.mark.parametrize("place", [0, 1])
+def test_tiles_leave_no_seams(fast, plain, place, monkeypatch):
+    """What lies beyond a tile's halo, there and back, is worth next to nothing."""
+    rgb = made_static.photos()[place]
+    whole = slopes(fast, plain, rgb, 6000)
     monkeypatch.setattr(tiles, "TILE_PX", 128)
-    found, wanted = slopes(fast, plain, photo, 6000)
-    assert likeness(found, wanted) > 0.998
+    parted = slopes(fast, plain, rgb, 6000)
+    assert likeness(parted[0], whole[0]) > 0.9999
+    assert likeness(parted[1], whole[1]) > 0.9999
+    assert likeness(*parted) > 0.995
+
+
+def test_slopes_by_hand_are_those_of_autograd_where_much_is_held(fast, photo, monkeypatch):
+    """As in autograd, what is cut off lets slopes pass, those of gates as well."""
+    g_s = copy.deepcopy(fast.transforms.g_s)
+    for block in g_s.blocks:
+        block.held = 0.1 * block.held
+    part = fast._steps(6000).in_pixel_units(fast.latents_sent(photo, 6000, 0))
+    quality = fast._steps(6000).quality
+    with torch.no_grad():
+        by_hand, automatic = ByHand(g_s)(part, quality), by_autograd(g_s.float(), part, quality, False)
+        free = fast.by_hand(part, quality)[0]
+        over = torch.from_numpy(np.random.default_rng(0).normal(size=automatic[0].shape)).float()
+        found, wanted = (back(over) for _, back in (by_hand, automatic))
+    assert (by_hand[0] - free).square().mean() > 30 * (by_hand[0] - automatic[0]).square().mean()
+    assert likeness(found, wanted) > 0.995
 
 
 def test_the_picture_is_nearer_to_that_of_fp32_than_autograds(fast, plain, photo):

@@ -190,9 +190,20 @@ def test_floats_are_held_where_codes_end(quantised):
 def test_what_passes_no_gate_is_not_held(quantised):
     arrays = quantised.arrays(torch.zeros(SMALL.anchors, 96))
     arrays["exact.0.gate.weight"] = 0 * arrays["exact.0.gate.weight"]
+    arrays["exact.1.expand.weight"][:, 3] = 0
     g_s = copy.deepcopy(quantised.g_s)
+    g_s.blocks[1].expand.weight[:, 3] = 0
     exact.hold(g_s, arrays)
     assert (g_s.blocks[0].held == FREE).all()
+    assert ((g_s.blocks[1].held > 0) & (g_s.blocks[1].held < 100)).all()  # one that is empty says nothing of others
+
+
+def test_floats_of_a_model_are_held_if_it_decodes_in_integers():
+    packaged = Networks(weights.packaged_model(weights.default_model_id()), "cpu")
+    assert all(0 < float(block.held.min()) < 10 for block in packaged.transforms.g_s.blocks)
+    assert all(block.held is None for block in packaged.transforms.g_a.blocks)
+    former = Networks(weights.parse((FORMER / "667c044f4335750b.safetensors").read_bytes()), "cpu")
+    assert all(block.held is None for block in former.transforms.g_s.blocks)
 
 
 def test_slopes_pass_what_is_held(quantised):

@@ -170,7 +170,7 @@ def test_degradations_that_cannot_be_are_refused(wrong, said):
 
 
 def test_a_trunk_takes_over_the_codec_and_names_sizes_that_do_not_fit(pictures, tmp_path):
-    sizes = HyperpriorSpec(encoder_blocks=6)
+    sizes = HyperpriorSpec(encoder_blocks=8, decoder_blocks=8)
     spec = SuperresSpec(
         trunk="codec", width=sizes.width, blocks=sizes.decoder_blocks, encoder_blocks=sizes.encoder_blocks
     )

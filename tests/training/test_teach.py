@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +15,7 @@ from jobs import train as train_job
 from pipeline.codecs.learned import weights
 from pipeline.codecs.learned.hyperprior import Hyperprior
 from pipeline.codecs.learned.networks import Networks
-from pipeline.errors import BitstreamError, ConfigError
+from pipeline.errors import BitstreamError, ConfigError, TrainingError
 from pipeline.metrics.distortion import mse
 from pipeline.nn.spec import TileSpec
 from pipeline.records import Picture, Rate
@@ -23,7 +24,7 @@ from pipeline.training import export
 from pipeline.training.data import load_photos
 from pipeline.training.loop import Trainer
 from pipeline.training.spec import TrainSpec
-from pipeline.training.teach import teach
+from pipeline.training.teach import teach, unpacked
 from tests.jobs.test_train import SMALL as SMALL_RUN
 from tests.training.test_loop import SMALL, SPEC
 
@@ -95,26 +96,48 @@ def test_the_same_seed_teaches_the_same(untaught, pictures):
 
 
 def test_more_processes_teach_the_same(untaught, pictures):
+    """Also when more is asked for than is coded ahead, and of crops that are no photos."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as each of them has
     try:
-        once, again = (teach(untaught, pictures, pictures[:1], steps=2, crops=6, processes=n) for n in (1, 2))
+        once, again = (teach(untaught, pictures, pictures[:1], steps=2, crops=18, processes=n) for n in (1, 2))
     finally:
         torch.set_num_threads(threads)
     assert once == again
 
 
+def dies(asked: object) -> None:
+    os.abort()
+
+
+def test_a_process_that_dies_says_so(untaught, pictures, monkeypatch):
+    monkeypatch.setattr("pipeline.training.teach._Coders._answer", staticmethod(dies))
+    with pytest.raises(TrainingError, match="one of 2 processes that code crops died"):
+        teach(untaught, pictures, pictures[:1], steps=1, crops=4, processes=2)
+
+
+def test_where_symbols_are_coded_survives_its_packing(pictures):
+    """A bit for each channel, as many as there may be."""
+    coded = np.random.default_rng(0).random((2, 13, 3, 4)) < 0.4
+    packed = torch.from_numpy(np.packbits(coded, axis=1))
+    assert np.array_equal(unpacked(packed, 13), coded)
+
+
 def test_blocks_are_added_to_the_encoder(untaught, pictures, tmp_path):
-    found = teach(untaught, pictures, pictures[:1], steps=1, crops=4, blocks=3, batch=2)
-    model = weights.parse(found)
+    found, again = (teach(untaught, pictures, pictures[:1], steps=1, crops=4, blocks=3, batch=2) for _ in range(2))
+    assert found == again
+    model, work = weights.parse(found), weights.parse(found).card["kmac_per_px"]
+    assert work["encoder"] > work["decoder"]
     assert (model.spec["encoder_blocks"], model.spec["decoder_blocks"]) == (3, SMALL.decoder_blocks)
     assert model.card["teach"]["batch"] == 2
     assert "g_a.blocks.2.merge.weight" in model.arrays
     (file := tmp_path / "model.safetensors").write_bytes(found)
     codec, picture = Hyperprior(Rate(60), model=str(file), device="cpu", effort=1), pictures[0]
     assert codec.decode(codec.encode(Picture(picture)).payload).shape == picture.shape
-    fewer = teach(untaught, pictures, pictures[:1], steps=1, crops=4, blocks=0, batch=2)
-    assert weights.parse(fewer).spec["encoder_blocks"] == SMALL.encoder_blocks
+    same = weights.parse(teach(untaught, pictures, pictures[:1], steps=0, crops=4, blocks=3))
+    both = [Networks(each, "cpu") for each in (same, weights.parse(untaught))]
+    given, before = (each._latents(picture, each._steps(6000)) for each in both)
+    assert (given - before).abs().max() < 0.01  # added blocks change nothing at first
 
 
 def test_the_bare_trainer_teaches(untaught, photos, tmp_path, capsys):
@@ -128,6 +151,7 @@ def test_the_bare_trainer_teaches(untaught, photos, tmp_path, capsys):
     assert capsys.readouterr().out.endswith(f"{made}\n")
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_teaches_what_a_cpu_does(untaught, pictures):
     known = [
@@ -157,9 +181,12 @@ def test_jobs_train_teaches_a_model_as_it_is(untaught, photos, tmp_path, capsys)
     assert f"{made}: {model}, taught for 2 steps; it knows" in capsys.readouterr().out
     card = weights.parse(made.read_bytes()).card["teach"]
     assert (card["of"], card["steps"], card["crops"]) == (weights.parse(untaught).model_id, 2, 4)
+    assert weights.parse(made.read_bytes()).spec == weights.parse(untaught).spec
     for more in ("workers=2", "sweep={run.teach_steps: [1, 2]}"):
         assert train_job.main([*asked, more, "--data", str(photos[0].parent), "--out", str(out)]) == cli.BAD_ARGUMENTS
         assert "run.steps is 0" in capsys.readouterr().err
+    assert train_job.main([*asked, "device=cuda:9", "--data", str(photos[0].parent), "--out", str(out)]) != cli.OK
+    assert "device cuda:9: torch has none here" in capsys.readouterr().err
     assert train_job.main([*asked, "--data", "d", "--out", str(out), "--export-only"]) == cli.BAD_ARGUMENTS
     assert "--export-only" in capsys.readouterr().err
     other = weights.packaged()[weights.default_model_id("transfer")].read_bytes()

@@ -323,7 +323,8 @@ class Networks:
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 return self.transforms.g_a(x, here.quality) * here.gain
 
-        return tiled(rgb.shape[0], rgb.shape[1], tile, self._empty_latents(rgb.shape[:2]), 16)
+        halo_px = 64 * -(-self.spec.encoder_blocks // 8)  # a block looks 8 px further, and z wants multiples of 64
+        return tiled(rgb.shape[0], rgb.shape[1], tile, self._empty_latents(rgb.shape[:2]), 16, halo_px)
 
     def _empty_latents(self, shape: tuple[int, ...]) -> Tensor:
         grid = Grid.of(*shape[:2])

@@ -59,9 +59,8 @@ class Block:
         x = self.project.plus(depthwise(F.silu(v), self.kernel, self.bias, height), x)
         gate = self.gate(x, "sigmoid")
         gated = self.value.times(x, gate)
-        if self.within is not None:
-            gated.clamp_(*self.within)
-        return self.merge.plus(gated, x), (v, gate, gated)
+        passed = gated if self.within is None else gated.clamp(*self.within)
+        return self.merge.plus(passed, x), (v, gate, gated)
 
     def back(self, slope: Tensor, tape: Tape, height: int) -> Tensor:
         v, gate, gated = tape

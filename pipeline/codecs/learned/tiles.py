@@ -8,14 +8,23 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor
 
+from pipeline.errors import ConfigError
+
 TILE_PX = 1024
 HALO_PX = 64
 
 
 def pick_device(name: str) -> torch.device:
-    """ "auto" is CUDA where there is one, else the CPU."""
+    """ "auto" is CUDA where there is one, else the CPU. Raises ConfigError for what torch does not have here."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        why = str(error).partition("\n")[0]
+        raise ConfigError(
+            f"device {name}: torch has none here ({why}); expected cpu, or auto to let it choose"
+        ) from None
     return torch.device(name)
 
 
