@@ -43,11 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parts = {"model": HyperpriorSpec, "augment": AugmentSpec}
     spec = TrainSpec(**(fields | {name: part(**fields.get(name, {})) for name, part in parts.items()}))
     options.out.mkdir(parents=True, exist_ok=True)
-    photos = load_photos(options.data)
-    print(f"{len(photos)} photos, {sum(p.size for p in photos) / 3e6:.0f} MPix", flush=True)
     if not spec.steps:
-        _teach(spec, photos, options.out, options.device)
+        _teach(spec, options.data, options.out, options.device)
         return 0
+    photos = _photos(options.data)
     trainer = Trainer(spec, photos, options.out, options.device)
     mpix, started, first = spec.batch * spec.crop_px**2 / 1e6, time.monotonic(), trainer.step
     with (options.out / "log.jsonl").open("a") as log:
@@ -64,12 +63,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _teach(spec: TrainSpec, photos: list[np.ndarray], out: Path, device: str) -> None:
-    from pipeline.training.teach import teach
+def _photos(folder: str) -> list[np.ndarray]:
+    photos = load_photos(folder)
+    print(f"{len(photos)} photos, {sum(p.size for p in photos) / 3e6:.0f} MPix", flush=True)
+    return photos
+
+
+def _teach(spec: TrainSpec, folder: str, out: Path, device: str) -> None:
+    from pipeline.training.teach import teach, teachable
 
     assert spec.init_from is not None  # TrainSpec takes no steps of 0 without
+    data = Path(file_of(spec.init_from)).read_bytes()
+    teachable(data)
+    photos = _photos(folder)
     found = teach(
-        Path(file_of(spec.init_from)).read_bytes(),
+        data,
         photos,
         photos[:CALIBRATION_PHOTOS],
         spec.teach_steps,

@@ -186,7 +186,7 @@ def test_jobs_train_teaches_a_model_as_it_is(untaught, photos, tmp_path, capsys)
         assert train_job.main([*asked, more, "--data", str(photos[0].parent), "--out", str(out)]) == cli.BAD_ARGUMENTS
         assert "run.steps is 0" in capsys.readouterr().err
     assert train_job.main([*asked, "device=cuda:9", "--data", str(photos[0].parent), "--out", str(out)]) != cli.OK
-    assert "device cuda:9: torch has none here" in capsys.readouterr().err
+    assert "device 'cuda:9': " in capsys.readouterr().err
     assert train_job.main([*asked, "--data", "d", "--out", str(out), "--export-only"]) == cli.BAD_ARGUMENTS
     assert "--export-only" in capsys.readouterr().err
     other = weights.packaged()[weights.default_model_id("transfer")].read_bytes()

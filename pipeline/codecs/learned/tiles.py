@@ -22,9 +22,7 @@ def pick_device(name: str) -> torch.device:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as error:
         why = str(error).partition("\n")[0]
-        raise ConfigError(
-            f"device {name}: torch has none here ({why}); expected cpu, or auto to let it choose"
-        ) from None
+        raise ConfigError(f"device {name!r}: {why}; use auto, cpu, or a CUDA device that exists") from None
     return torch.device(name)
 
 
