@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import sys
 from collections.abc import Iterator
@@ -144,6 +143,7 @@ def export(settings: TrainConfig, trainer: Trainer, photos: list[np.ndarray]) ->
     """OUT/<model id>.safetensors. Raises TrainingError when frozen and float model disagree."""
     from pipeline.nn.complexity import work_of
     from pipeline.training.export import export as exported
+    from pipeline.training.export import written
 
     if trainer.step == 0:
         raise TrainingError(f"{settings.out}: has no checkpoint to export; train first, without --export-only")
@@ -167,24 +167,28 @@ def export(settings: TrainConfig, trainer: Trainer, photos: list[np.ndarray]) ->
         data = exported(settings.run.model, state, calibration, card, arrays)
     if settings.run.teach_steps:
         data = _taught(settings, data, photos)
-    return _written(settings, data)
+    return written(Path(settings.out), data)
 
 
 def taught(settings: TrainConfig) -> str:
     """Teaches the model of `run.init_from`, writes OUT/<model id>.safetensors, and says what came of it.
 
     Raises:
+        ConfigError: there is no such device.
         TrainingError: there is no such model, or none that can be taught.
     """
     import torch
 
     from pipeline.codecs.learned import weights
+    from pipeline.codecs.learned.tiles import pick_device
     from pipeline.errors import BitstreamError
+    from pipeline.training.export import written
     from pipeline.training.loop import file_of
     from pipeline.training.teach import teachable
 
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    pick_device(settings.device)  # before photos are read, as the model below
     name, steps = settings.run.init_from, settings.run.teach_steps
     assert name is not None  # TrainSpec takes no steps of 0 without
     try:
@@ -193,12 +197,11 @@ def taught(settings: TrainConfig) -> str:
     except (OSError, BitstreamError) as error:
         raise TrainingError(f"init_from {name}: no model that can be taught ({error})") from error
     found = _taught(settings, data, photos_of(settings)[0])
-    path, known = _written(settings, found), weights.meta_of(found)["card"]["teach"]["known"]
+    path, known = written(Path(settings.out), found), weights.meta_of(found)["card"]["teach"]["known"]
     return f"{path}: {name}, taught for {steps} steps; it knows {known:.1%} of what its passes found"
 
 
 def _taught(settings: TrainConfig, data: bytes, photos: list[np.ndarray]) -> bytes:
-    from pipeline.codecs.learned.tiles import pick_device
     from pipeline.training.teach import teach
 
     run = settings.run
@@ -213,13 +216,6 @@ def _taught(settings: TrainConfig, data: bytes, photos: list[np.ndarray]) -> byt
             log=show,
             batch=run.teach_batch,
             blocks=run.teach_blocks,
-            device=str(pick_device(settings.device)),
+            device=settings.device,
             processes=settings.threads or 1,
         )
-
-
-def _written(settings: TrainConfig, data: bytes) -> Path:
-    path = Path(settings.out) / f"{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(data)
-    return path

@@ -62,12 +62,12 @@ class DepthConvBlock(nn.Module):
         inner = gated(self.gate(x))
         if self.held is not None:
             limit = self.held.to(inner.dtype)
-            inner = Within.apply(inner, -limit, limit) if torch.is_grad_enabled() else inner.clamp_(-limit, limit)
+            inner = within(inner, -limit, limit)
         return cast(Tensor, self.merge(inner))
 
 
-class Within(torch.autograd.Function):
-    """x kept in [low, high], in place; its gradient passes. For slopes of trained networks, at half the time."""
+class _Within(torch.autograd.Function):
+    """See `within`."""
 
     @staticmethod
     def forward(ctx, x: Tensor, low: Tensor, high: Tensor) -> Tensor:  # type: ignore[no-untyped-def]
@@ -77,6 +77,11 @@ class Within(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[no-untyped-def]
         return grad, None, None
+
+
+def within(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """x kept in [low, high], in place; its gradient passes. For slopes of trained networks, at half the time."""
+    return cast(Tensor, _Within.apply(x, low, high)) if torch.is_grad_enabled() else x.clamp_(low, high)
 
 
 class _Gated(torch.autograd.Function):

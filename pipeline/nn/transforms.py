@@ -9,13 +9,11 @@ count, not MACs, decide speed (Li et al., DCVC-RT, CVPR 2025). H and W are multi
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.nn.layers import DepthConvBlock, FromPixels, QualityTable, ToPixels, Within, asinh
+from pipeline.nn.layers import DepthConvBlock, FromPixels, QualityTable, ToPixels, asinh, within
 
 FREE = 1e4
 """The limit of what has none yet; infinities would make averages of them NaN."""
@@ -46,13 +44,9 @@ class Blocks(nn.Sequential):
         lowest = self._buffers.get("lowest")
         if lowest is not None:
             lows, highs = lowest.to(x.dtype).unbind(), self.limits.to(x.dtype).unbind()
-            if torch.is_grad_enabled():
-                for block, low, high in zip(self, lows, highs, strict=False):
-                    x = block(Within.apply(x, low, high))
-                return cast(Tensor, Within.apply(x, lows[-1], highs[-1]))
             for block, low, high in zip(self, lows, highs, strict=False):
-                x = block(x.clamp_(low, high))
-            return x.clamp_(lows[-1], highs[-1])
+                x = block(within(x, low, high))
+            return within(x, lows[-1], highs[-1])
         for k, block in enumerate(self):
             x = block(self._within(x, k))
         return self._within(x, len(self))
@@ -66,7 +60,7 @@ class Blocks(nn.Sequential):
         limit = self.limits[place].to(x.dtype)
         if self.training:
             return x.clamp(-limit, limit)
-        return Within.apply(x, -limit, limit) if torch.is_grad_enabled() else x.clamp_(-limit, limit)
+        return within(x, -limit, limit)
 
 
 class AnalysisTransform(nn.Module):

@@ -10,7 +10,6 @@ writes its file; all cores code crops.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import time
@@ -70,6 +69,7 @@ def _photos(folder: str) -> list[np.ndarray]:
 
 
 def _teach(spec: TrainSpec, folder: str, out: Path, device: str) -> None:
+    from pipeline.training.export import written
     from pipeline.training.teach import teach, teachable
 
     assert spec.init_from is not None  # TrainSpec takes no steps of 0 without
@@ -89,9 +89,7 @@ def _teach(spec: TrainSpec, folder: str, out: Path, device: str) -> None:
         device=device,
         processes=len(os.sched_getaffinity(0)),
     )
-    path = out / f"{hashlib.sha256(found).hexdigest()[:16]}.safetensors"
-    path.write_bytes(found)
-    print(path, flush=True)
+    print(written(out, found), flush=True)
 
 
 if __name__ == "__main__":

@@ -6,8 +6,10 @@ fit: the histogram of symbols under each scale index, on training photos, smooth
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -100,3 +102,11 @@ def _require_agreement(model: MeanScaleHyperprior, frozen: FrozenModel) -> None:
             f"export: the integer hyper-decoder is off by {off_mean:.4f} sigma in means and {off_scale:.4f} octaves in "
             f"scales; at most {MEAN_TOLERANCE} and {SCALE_TOLERANCE} are allowed; the weights are too large, train on"
         )
+
+
+def written(folder: Path, data: bytes) -> Path:
+    """The file of a model, FOLDER/<model id>.safetensors, now written."""
+    path = folder / f"{hashlib.sha256(data).hexdigest()[:16]}.safetensors"
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    return path

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from pipeline.codecs.learned import weights
 from pipeline.codecs.learned.networks import Networks
-from pipeline.codecs.learned.tiles import without_tf32
+from pipeline.codecs.learned.tiles import pick_device, without_tf32
 from pipeline.errors import BitstreamError, TrainingError
 from pipeline.nn import integer, models
 from pipeline.nn.complexity import work_of
@@ -68,7 +68,7 @@ class Wanted(NamedTuple):
     def at(self, rows: Sequence[int] | slice) -> Wanted:
         return Wanted(*(part[rows] for part in self))
 
-    def to(self, device: str) -> Wanted:
+    def to(self, device: torch.device) -> Wanted:
         return Wanted(*(part.to(device) for part in self))
 
 
@@ -103,22 +103,23 @@ def teach(
 
     Raises:
         BitstreamError: as `teachable`.
-        TrainingError: a gradient is not finite, a process that codes crops died, or there is no such device.
+        ConfigError: there is no such device, or a network of that many blocks cannot be.
+        TrainingError: a gradient is not finite, or a process that codes crops died.
     """
-    networks = teachable(data)
+    networks, place = teachable(data), pick_device(device)
     frozen, spec = networks.model, networks.spec
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = MeanScaleHyperprior(replace(spec, encoder_blocks=max(spec.encoder_blocks, blocks)))
     model.load_state_dict(models.grown(thaw(frozen.arrays), model))
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(place, memory_format=torch.channels_last)  # type: ignore[call-overload]
     model.eval()  # in training its KLT would be bf16, whose rounding of means is larger than what is to be learned
     model.requires_grad_(False).g_a.requires_grad_(True)
     rest = [photo for k, photo in enumerate(photos) if k % HELD_PHOTO] or photos
     with closing(_Coders(data, networks, processes)) as coders:
-        held = _wanted(coders, photos[::HELD_PHOTO], min(HELD_CROPS, crops), seed, log).to(device)
-        shown = _wanted(coders, rest, crops, seed + 1, log).to(device)
-    with without_tf32() if torch.device(device).type == "cuda" else nullcontext():
+        held = _wanted(coders, photos[::HELD_PHOTO], min(HELD_CROPS, crops), seed, log).to(place)
+        shown = _wanted(coders, rest, crops, seed + 1, log).to(place)
+    with without_tf32() if place.type == "cuda" else nullcontext():
         known = _learn(model, shown, held, steps, lr, batch, seed, log)
     model.cpu()
     meta = weights.meta_of(data)

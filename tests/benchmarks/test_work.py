@@ -46,7 +46,7 @@ LIMITS = {
         # products of h_s from NumPy. 1460 with six blocks each way.
         "operators of torch an image": 1770,
         # 34.5 before g_a had six blocks, 39.5 before pictures came from products of bytes, which are not counted.
-        # 32.5 before there were eight blocks each way, which save 1 to 3 %.
+        # 32.5 before there were eight blocks each way, which save 1 to 2 %.
         "kMAC of torch a pixel": 39.5,
         "bytes sent on a pixel": 0.27,
     },

@@ -82,7 +82,7 @@ def test_tiles_leave_no_seams(fast, plain, place, monkeypatch):
     assert likeness(*parted) > 0.995
 
 
-def test_slopes_by_hand_are_those_of_autograd_where_much_is_held(fast, photo, monkeypatch):
+def test_slopes_by_hand_are_those_of_autograd_where_much_is_held(fast, photo):
     """As in autograd, what is cut off lets slopes pass, those of gates as well."""
     g_s = copy.deepcopy(fast.transforms.g_s)
     for block in g_s.blocks:
