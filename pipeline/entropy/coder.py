@@ -2,19 +2,38 @@
 
 All symbols that share a table are coded in one call, which costs 5 to 30 ns a symbol (`order`). What a table does not
 reach is coded as an escape, its value in a byte string of its own. The coder is constriction's `AnsCoder` (Bamler,
-arXiv 2201.01741); it holds the GIL, so scale it with processes.
+arXiv 2201.01741); it holds the GIL, so scale it with processes. Long streams are written by `compiled`, which does not.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import ModuleType
 
 import constriction
 import numpy as np
 
 from pipeline.entropy import order
 from pipeline.entropy.tables import FrequencyTables
-from pipeline.errors import BitstreamError
+from pipeline.errors import BitstreamError, ConfigError
 
 VALUE_LIMIT = 32767
+
+
+@contextmanager
+def needing_numba() -> Iterator[None]:
+    """For imports of what Numba compiles. Raises ConfigError without Numba."""
+    try:
+        yield
+    except ImportError as error:
+        raise ConfigError(f"numba: {error}; encoders of cnn need it, install what shardpress depends on") from error
+
+
+def _compiled() -> ModuleType:
+    with needing_numba():
+        from pipeline.entropy import compiled
+    return compiled
 
 
 class Words:
@@ -35,18 +54,9 @@ class SymbolEncoder:
 
     def encode(self, symbols: np.ndarray, indexes: np.ndarray, skip_below: int = 0) -> bytes:
         """Words of `symbols` (n,) integers under tables `indexes` (n,) uint8; those below `skip_below` cost nothing."""
-        return self._words(self._tables, order.groups(indexes, skip_below), symbols)
-
-    def encode_trellis(
-        self, symbols: np.ndarray, indexes: np.ndarray, skip_below: int, tables: FrequencyTables, states: int
-    ) -> bytes:
-        """The same along the trellis of `states`, under `tables` of the first quantiser and then of the second."""
-        return self._words(tables, order.halves(indexes, skip_below, len(tables) // 2, symbols, states), symbols)
-
-    def _words(self, tables: FrequencyTables, calls: order.Calls, symbols: np.ndarray) -> bytes:
         prepared = []
-        for table, positions in calls:
-            reach = int(tables.reaches[table])
+        for table, positions in order.groups(indexes, skip_below):
+            reach = int(self._tables.reaches[table])
             values = symbols[positions].astype(np.int32)
             beyond = np.abs(values) > reach
             if np.logical_or.reduce(beyond):
@@ -55,8 +65,22 @@ class SymbolEncoder:
             prepared.append((table, np.ascontiguousarray(values + reach, dtype=np.int32)))
         coder = constriction.stream.stack.AnsCoder()
         for table, values in reversed(prepared):
-            coder.encode_reverse(values, tables.models[table])
+            coder.encode_reverse(values, self._tables.models[table])
         return coder.get_compressed().astype("<u4").tobytes()
+
+    def encode_trellis(
+        self, symbols: np.ndarray, indexes: np.ndarray, skip_below: int, tables: FrequencyTables, states: int
+    ) -> bytes:
+        """The same along the trellis of `states`, under `tables` of the first quantiser and then of the second.
+
+        `symbols` are int16. Raises ConfigError without Numba.
+        """
+        compiled = _compiled()
+        steps = compiled.steps(indexes, skip_below)
+        dealt = compiled.sequence(symbols, *steps, len(tables) // 2, *order.CODES[states])
+        words, escaped = compiled.words(*dealt, *tables.end_to_end)
+        self._escaped.extend(escaped.tolist())
+        return bytes(words.astype("<u4").tobytes())
 
     def escapes(self) -> bytes:
         """All escaped values so far, zigzag LEB128."""

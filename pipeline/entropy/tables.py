@@ -69,6 +69,16 @@ class FrequencyTables:
             for table in self._split
         ]
 
+    @cached_property
+    def end_to_end(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Frequencies (entries,) and the sums of those before in their tables, uint64; where each table begins among
+        them and what it reaches, (tables,) int64.
+        """
+        frequencies, reaches = self.frequencies.astype(np.uint64), self.reaches.astype(np.int64)
+        first = np.concatenate([[0], np.cumsum(2 * reaches + 2)[:-1]])
+        below = np.concatenate([np.cumsum(table) - table for table in self._split]).astype(np.uint64)
+        return frequencies, below, first, reaches
+
     def bits(self, index: int) -> np.ndarray:
         """Cost in bits of each entry of a table, escape last: (2 * reach + 2,) float64."""
         return self._bits[index]

@@ -273,6 +273,8 @@ def test_without_numba_nothing_is_encoded_and_the_run_says_so(quantiser, monkeyp
     """A ConfigError ends a run, where other errors would keep the source of every picture."""
     monkeypatch.delitem(sys.modules, "pipeline.codecs.learned.viterbi", raising=False)
     monkeypatch.delattr("pipeline.codecs.learned.viterbi", raising=False)
+    monkeypatch.delitem(sys.modules, "pipeline.entropy.compiled", raising=False)
+    monkeypatch.delattr("pipeline.entropy.compiled", raising=False)
     monkeypatch.setitem(sys.modules, "numba", None)
     with pytest.raises(ConfigError, match="numba"):
         quantiser.cheapest(samples(30, 5), torch.full((5,), 30, dtype=torch.uint8), torch.tensor(6.0))

@@ -86,13 +86,6 @@ def test_each_lane_takes_its_cheapest_path(states, lanes):
         assert (symbols[at[k]] * own[0] >= 0).all()
 
 
-def test_without_a_place_to_keep_what_is_compiled_it_is_compiled_each_time():
-    """Numba keeps nothing for code that is in no file, as it keeps nothing where no folder can be written to."""
-    scope: dict = {}
-    exec("def twice(x):\n    return 2 * x", scope)
-    assert viterbi._compiled("int64(int64)", scope["twice"])(21) == 42
-
-
 PROGRAM = """
 import numpy as np
 from pipeline.codecs.learned import viterbi

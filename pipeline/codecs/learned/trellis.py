@@ -17,8 +17,7 @@ from pipeline.codecs.learned.quantise import bits_of
 from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.codecs.learned.weights_checks import Trellis
 from pipeline.entropy import order
-from pipeline.entropy.coder import VALUE_LIMIT
-from pipeline.errors import ConfigError
+from pipeline.entropy.coder import VALUE_LIMIT, needing_numba
 from pipeline.nn.integer import INDEX_COUNT
 
 STATES = 128
@@ -51,7 +50,8 @@ class TrellisQuantiser:
     def cheapest(self, residual: Tensor, index: Tensor, error_bits: Tensor) -> tuple[Tensor, Tensor]:
         """The symbols to send for `residual`, int16 on the CPU, and what they stand for, float32; both shaped like it.
 
-        `index` are scale indexes, `error_bits` is the price of a squared error; both spread to the same shape.
+        `index` are scale indexes, shaped like it; `error_bits`, (M, 1, 1) or shaped like it, is the price of a squared
+        error.
         """
         plan = self._planned(index, error_bits, residual.shape)
         symbols, values = np.zeros(residual.numel(), np.int16), np.zeros(residual.numel(), np.float32)
@@ -67,12 +67,11 @@ class TrellisQuantiser:
         kept = self._kept
         if kept is not None and kept[0] is index and kept[1] is error_bits and kept[2].shape == shape:
             return kept[2]
-        steps = order.steps(index.expand(shape).cpu().numpy().ravel(), self.skip_below)
-        at = np.concatenate([positions for _, positions in steps] or [np.empty(0, np.int64)])
-        ends = np.cumsum([len(positions) for _, positions in steps])
-        scales = np.array([scale for scale, _ in steps], np.uint8)
-        prices = error_bits.expand(shape).reshape(-1).cpu().numpy()[at].astype(np.float32)
-        found = Plan(shape, at, ends, scales, prices)
+        with needing_numba():
+            from pipeline.entropy import compiled
+        at, ends, scales = compiled.steps(index.expand(shape).cpu().numpy().ravel(), self.skip_below)
+        prices = error_bits.float().reshape(-1).cpu().numpy()
+        found = Plan(shape, at, ends, scales, prices[at // (shape.numel() // len(prices))])
         self._kept = index, error_bits, found
         return found
 
@@ -86,8 +85,6 @@ class TrellisQuantiser:
 
 def _search() -> Callable[..., None]:
     """What only encoders need: to be compiled, or found as it was compiled before. Raises ConfigError without Numba."""
-    try:
+    with needing_numba():
         from pipeline.codecs.learned import viterbi
-    except ImportError as error:
-        raise ConfigError(f"numba: {error}; encoders of cnn need it, install what shardpress depends on") from error
     return viterbi.cheapest

@@ -10,11 +10,10 @@ Forney, "The Viterbi Algorithm", Proceedings of the IEEE 1973.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numba
 import numpy as np
+
+from pipeline.entropy.compiled import compiled
 
 LANES_AT_ONCE = 512
 ZERO, HALF, ONE, TWO = (np.float32(x) for x in (0, 0.5, 1, 2))
@@ -24,18 +23,6 @@ SIGNATURE = (
     "void(float32[::1], int64[::1], int64[::1], uint8[::1], float32[::1], float32[:, ::1], float32[::1], "
     "float32, float32, int64, int64, int64, int16[::1], float32[::1])"
 )
-
-
-def _compiled(signature: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """By Numba, now, and kept for the next process.
-
-    Without what was kept where there is no folder to write to, the disk is full or a file of it is cut short.
-    """
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-    try:
-        return numba.njit(signature, cache=True, **options)(function)
-    except Exception:  # Numba has no error of its own for any of them; what is wrong without a cache, too, is raised
-        return numba.njit(signature, **options)(function)
 
 
 _inlined = numba.njit(nogil=True, error_model="numpy")
@@ -167,4 +154,4 @@ def _places(states, after_odd, after_second):  # type: ignore[no-untyped-def]
     return found
 
 
-cheapest = _compiled(SIGNATURE, _cheapest)
+cheapest = compiled(SIGNATURE, _cheapest)

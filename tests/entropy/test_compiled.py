@@ -1,0 +1,99 @@
+"""What encoders have compiled, against what it stands for: `order`, and the coder that decoders read with."""
+
+from __future__ import annotations
+
+import sys
+
+import constriction
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.entropy import compiled, order
+from pipeline.entropy.coder import SymbolEncoder
+from pipeline.entropy.tables import FrequencyTables, freeze, logistic_pmf
+from pipeline.errors import ConfigError
+
+COUNT = 6
+TABLES = freeze([logistic_pmf(2.0 ** (i % COUNT - 3), 3 + 2 * i) for i in range(2 * COUNT)])
+
+
+def plainly(symbols: np.ndarray, calls: order.Calls, tables: FrequencyTables) -> tuple[bytes, list[int]]:
+    """Words and escapes by constriction, call by call."""
+    prepared, escaped = [], []
+    for table, positions in calls:
+        reach, values = int(tables.reaches[table]), symbols[positions].astype(np.int32)
+        escaped += [int(value) for value in values if abs(value) > reach]
+        prepared.append((table, np.where(np.abs(values) > reach, reach + 1, values) + reach))
+    coder = constriction.stream.stack.AnsCoder()
+    for table, values in reversed(prepared):
+        coder.encode_reverse(values.astype(np.int32), tables.models[table])
+    return coder.get_compressed().astype("<u4").tobytes(), escaped
+
+
+def drawn(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    indexes = random.integers(0, COUNT, count).astype(np.uint8)
+    return np.round(random.laplace(size=count) * 2.0 ** (indexes - 2.5)).astype(np.int16), indexes
+
+
+@pytest.mark.parametrize("skip_below", [0, 2, COUNT])
+@pytest.mark.parametrize("count", [0, 1, 63, 128, 5_000, 600_000])
+def test_steps_are_those_of_decoders(count, skip_below):
+    _, indexes = drawn(count, count)
+    at, ends, scales = compiled.steps(indexes, skip_below)
+    expected = order.steps(indexes, skip_below)
+    assert scales.tolist() == [scale for scale, _ in expected]
+    assert len(ends) == len(expected)
+    for found, (_, positions) in zip(np.split(at, ends[:-1]) if len(ends) else [], expected, strict=True):
+        assert np.array_equal(found, positions)
+
+
+@pytest.mark.parametrize("states", order.CODES)
+@pytest.mark.parametrize("count", [0, 1, 2, 77, 5_000, 300_000])
+def test_words_are_those_of_the_coder_that_decoders_have(count, states):
+    """To the last bit, with values that no table reaches among them."""
+    symbols, indexes = drawn(count, count + states)
+    symbols[:: max(1, count // 7)] = np.resize([-32767, 32767, -40, 900], len(symbols[:: max(1, count // 7)]))
+    encoder = SymbolEncoder(TABLES)
+    words = encoder.encode_trellis(symbols, indexes, 1, TABLES, states)
+    expected, escaped = plainly(symbols, order.halves(indexes, 1, COUNT, symbols, states), TABLES)
+    assert words == expected
+    beyond = SymbolEncoder(TABLES)
+    beyond._escaped = escaped
+    assert encoder.escapes() == beyond.escapes()
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.tuples(st.integers(-32767, 32767), st.integers(0, COUNT - 1)), max_size=200), st.integers(0, COUNT))
+def test_any_symbols_have_the_words_of_that_coder(pairs, skip_below):
+    symbols = np.array([value for value, _ in pairs], np.int16)
+    indexes = np.array([table for _, table in pairs], np.uint8)
+    words = SymbolEncoder(TABLES).encode_trellis(symbols, indexes, skip_below, TABLES, 128)
+    assert words == plainly(symbols, order.halves(indexes, skip_below, COUNT, symbols, 128), TABLES)[0]
+
+
+def test_the_rarest_and_the_surest_entry_are_coded():
+    """Frequencies of 1 and of all but three of 2^24: the divisions at their ends."""
+    sure = np.array([1, (1 << 24) - 3, 1, 1], np.int64)
+    tables = FrequencyTables(np.concatenate([sure, sure]), np.array([1, 1], np.int32))
+    symbols = np.resize([0, 0, 0, 1, -1, 0, 5], 3_000).astype(np.int16)
+    indexes = np.zeros(3_000, np.uint8)
+    words = SymbolEncoder(tables).encode_trellis(symbols, indexes, 0, tables, 128)
+    assert words == plainly(symbols, order.halves(indexes, 0, 1, symbols, 128), tables)[0]
+
+
+def test_without_a_place_to_keep_what_is_compiled_it_is_compiled_each_time():
+    """Numba keeps nothing for code that is in no file, as it keeps nothing where no folder can be written to."""
+    scope: dict = {}
+    exec("def twice(x):\n    return 2 * x", scope)
+    assert compiled.compiled("int64(int64)", scope["twice"])(21) == 42
+
+
+def test_without_numba_no_trellis_is_coded_and_the_run_says_so(monkeypatch):
+    monkeypatch.delitem(sys.modules, "pipeline.entropy.compiled", raising=False)
+    monkeypatch.delattr("pipeline.entropy.compiled", raising=False)
+    monkeypatch.setitem(sys.modules, "numba", None)
+    with pytest.raises(ConfigError, match=r"numba: .*; encoders of cnn need it, install what shardpress depends on"):
+        SymbolEncoder(TABLES).encode_trellis(np.zeros(5, np.int16), np.zeros(5, np.uint8), 0, TABLES, 128)
