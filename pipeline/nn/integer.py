@@ -62,20 +62,20 @@ class IntegerLayer:
         return self.bias[:, None] * 0.5**self.shift
 
     def __call__(self, x: Array) -> Array:
-        """(in, h, w) to (out, h, w)."""
-        channels, height, width = x.shape
+        """(in, ..., h, w) to (out, ..., h, w)."""
+        channels, *beside, height, width = x.shape
         if self.weight.shape[0] == 1:
-            total = _product(self._taps[0], x.reshape(channels, height * width))
+            total = _product(self._taps[0], x.reshape(channels, -1))
         else:
-            padded = _zeros_like(x, (channels, height + 2, width + 2))
-            padded[:, 1:-1, 1:-1] = x
+            padded = _zeros_like(x, (channels, *beside, height + 2, width + 2))
+            padded[..., 1:-1, 1:-1] = x
             total = 0
             for place, tap in enumerate(self._taps):
                 i, j = divmod(place, 3)
-                seen = padded[:, i : i + height, j : j + width]
-                total = total + _product(tap, seen.reshape(channels, height * width))
+                seen = padded[..., i : i + height, j : j + width]
+                total = total + _product(tap, seen.reshape(channels, -1))
         total += self._offset
-        return _floored(total, 0 if self.relu else -ACTIVATION_LIMIT, ACTIVATION_LIMIT).reshape(-1, height, width)
+        return _floored(total, 0 if self.relu else -ACTIVATION_LIMIT, ACTIVATION_LIMIT).reshape(-1, *x.shape[1:])
 
     def narrow(self, x: Array) -> Array:
         """The same as float32; on a CPU, a 1x1 convolution takes less than half the time, which memory had cost."""
@@ -83,18 +83,18 @@ class IntegerLayer:
             return self(x).float()
         if len(self.weight) != 1:
             return self(x).astype(np.float32)
-        channels, height, width = x.shape
-        x, (tap,) = x.reshape(channels, height * width), self._taps
-        out = np.empty((len(self.bias), height * width), np.float32)
+        shape, (tap,) = x.shape, self._taps
+        x = x.reshape(len(x), -1)
+        out = np.empty((len(self.bias), x.shape[1]), np.float32)
         total = np.empty((len(self.bias), COLUMNS))
-        for first in range(0, height * width, COLUMNS):
+        for first in range(0, x.shape[1], COLUMNS):
             here = out[:, first : first + COLUMNS]
             part = total[:, : here.shape[1]]
             _product(tap, x[:, first : first + COLUMNS], part)
             part += self._offset
             _floored(part, 0 if self.relu else -ACTIVATION_LIMIT, ACTIVATION_LIMIT)
             here[:] = part
-        return out.reshape(-1, height, width)
+        return out.reshape(-1, *shape[1:])
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +110,8 @@ class IntegerHyperSynthesis:
     def __call__(self, z: Array) -> tuple[Array, Array]:
         """z (N, h, w), integers as float64, to scale offsets and means, both (M, 4h, 4w) integers as float32.
 
-        Offsets are in units of 2^-SCALE_BITS index steps, means in units of 2^-ACTIVATION_BITS sigma.
+        Offsets are in units of 2^-SCALE_BITS index steps, means in units of 2^-ACTIVATION_BITS sigma. Several pictures
+        of one size are (N, B, h, w) and (M, B, 4h, 4w).
         """
         *_, out = self.layers
         x = out.narrow(self._features(z))
@@ -207,11 +208,13 @@ def sigma_of_index(index: int) -> float:
 
 
 def _pixel_shuffle(x: Array) -> Array:
-    """(4C, h, w) to (C, 2h, 2w), as torch.pixel_shuffle does."""
-    channels, height, width = x.shape[0] // 4, x.shape[1], x.shape[2]
-    x = x.reshape(channels, 2, 2, height, width)
-    x = x.swapaxes(1, 3).swapaxes(2, 3).swapaxes(3, 4)
-    return x.reshape(channels, 2 * height, 2 * width)
+    """(4C, ..., h, w) to (C, ..., 2h, 2w), as torch.pixel_shuffle does."""
+    channels, (*beside, height, width) = x.shape[0] // 4, x.shape[1:]
+    x = x.reshape(channels, 2, 2, *x.shape[1:])
+    *others, rows, columns = range(3, x.ndim)
+    places = (0, *others, rows, 1, columns, 2)
+    x = x.transpose(places) if isinstance(x, np.ndarray) else x.permute(places)
+    return x.reshape(channels, *beside, 2 * height, 2 * width)
 
 
 def _as_index(x: Array) -> Array:

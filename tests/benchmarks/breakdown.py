@@ -37,7 +37,7 @@ PARTS: dict[str, tuple[tuple[Any, str], ...]] = {
     "h_s": ((IntegerHyperSynthesis, "__call__"), (IntegerHyperSynthesis, "scales")),
     "choosing symbols": ((Networks, "_settle"),),
     "slope of g_s": ((Networks, "_slope"),),
-    "g_s": ((Networks, "_picture"),),
+    "g_s": ((Networks, "picture"),),
     "metrics": ((hyperprior, "measure"),),
     "entropy coder": (
         (SymbolEncoder, "encode"),

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import numpy as np
 
@@ -25,12 +25,14 @@ from pipeline.metrics.distortion import measure
 from pipeline.nn.spec import CODECS
 from pipeline.records import Picture, Rate
 
+T = TypeVar("T")
 EFFORTS = range(10)
 DEFAULT_EFFORT = 1
 
 if TYPE_CHECKING:
     from pipeline.codecs.learned.enlarging import Enlarger
     from pipeline.codecs.learned.networks import Networks
+    from pipeline.codecs.learned.together import Found
 
 
 class Hyperprior:
@@ -153,7 +155,26 @@ class Hyperprior:
 
     def analyse(self, pictures: Sequence[Picture]) -> list[Analysis]:
         """Symbols and distortion of each picture; raises CodecError for a picture that 8-bit RGB cannot hold."""
-        return [self._analyse(picture) for picture in pictures]
+
+        def measured(picture: Picture, found: Found) -> Analysis:
+            x_hat = self.networks.picture(found.y_hat(), found.symbols)
+            return Analysis(found.symbols, measure(picture.rgb, x_hat))
+
+        return list(self._each(pictures, self._analyse, measured))
+
+    def _each(
+        self, pictures: Iterable[Picture], alone: Callable[[Picture], T], finish: Callable[[Picture, Found], T]
+    ) -> Iterator[T]:
+        """`alone` of each picture; on a GPU of several at a time, and `finish` of what was found for them together."""
+        if self.networks.device.type == "cpu":
+            yield from map(alone, pictures)
+            return
+        from pipeline.codecs.learned import together
+
+        setting, plain = None, self.reducing is None and not self.strength
+        if plain and self.rate.quality is not None and self.frozen.trellis is not None:
+            setting = together.Setting(self.networks, round(self.rate.quality * 100), self.effort)
+        yield from together.each(pictures, self.networks.threads, alone, setting, finish)
 
     def _analyse(self, picture: Picture) -> Analysis:
         found, x_hat = self._symbols(picture)
@@ -222,6 +243,17 @@ class Hyperprior:
             centi = round(self.rate.quality * 100)
             found = self.networks.symbols_of(picture.rgb, centi, picture.gray, self.effort, self.strength)
         return Encoded(self.entropy_encode(found), found.quality_centi / 100)
+
+    def encode_all(self, pictures: Iterable[Picture]) -> Iterator[Encoded]:
+        """What `encode` makes of each, in order; on a GPU of many at a time, in as many threads as torch had.
+
+        Raises CodecError when the turn of a picture has come that cannot be encoded; ask for no more then.
+        """
+
+        def written(_: Picture, found: Found) -> Encoded:
+            return Encoded(self.entropy_encode(found.symbols), found.symbols.quality_centi / 100)
+
+        return self._each(pictures, self.encode, written)
 
     def decode(self, payload: bytes) -> np.ndarray:
         """(H, W, 3) uint8. Raises BitstreamError for anything but a whole payload of this model."""

@@ -45,7 +45,7 @@ class Networks:
 
     def __init__(self, model: FrozenModel, device: str = "auto", precision: str = "fp32") -> None:
         self.model, self.precision = model, precision
-        self.device = pick_device(device)
+        self.device, self.threads = pick_device(device), torch.get_num_threads()
         self.spec = spec = HyperpriorSpec(**model.spec)
         models.require_fitting(lambda: models.build(spec), model.arrays, FLOAT_PARTS)
         transforms = FrozenTransforms(spec, dict(model.arrays))
@@ -75,7 +75,7 @@ class Networks:
         it is at this quality, when symbols are chosen for the last time: a fine adjustment, for most stay as they are.
         """
         symbols, y_hat = self._quantised(rgb, quality_centi, gray, effort, strength, worth)
-        return symbols, self._picture(y_hat, symbols)
+        return symbols, self.picture(y_hat, symbols)
 
     def minds_worth(self, effort: int) -> bool:
         """Whether symbols are weighed at all; models without a trellis round them at effort 0."""
@@ -261,7 +261,7 @@ class Networks:
     def synthesise(self, symbols: Symbols, y_hat: np.ndarray | None = None) -> np.ndarray:
         """(H, W, 3) uint8; `y_hat` (M, h, w) float32 in quantiser steps, where the caller has asked h_s already."""
         if y_hat is not None:
-            return self._picture(torch.from_numpy(y_hat).to(self.device)[None], symbols, self.precision)
+            return self.picture(torch.from_numpy(y_hat).to(self.device)[None], symbols, self.precision)
         self.model.trellis_of(symbols.trellis)
         found = torch.from_numpy(symbols.y).to(self.device).float()
         z = torch.from_numpy(symbols.z.astype(np.float64)).to(self.device)
@@ -272,7 +272,7 @@ class Networks:
             else:
                 centred = self.quantiser.centred(found[:, rows], index)
             found[:, rows] = centred + mu
-        return self._picture(found[None], symbols, self.precision)
+        return self.picture(found[None], symbols, self.precision)
 
     def _steps(self, quality_centi: int, levels: Tensor | None = None) -> Steps:
         """Everywhere the same, or those of levels (h, w)."""
@@ -330,7 +330,8 @@ class Networks:
         grid = Grid.of(*shape[:2])
         return torch.empty(1, self.model.spec["latent"], 4 * grid.z_height, 4 * grid.z_width, device=self.device)
 
-    def _picture(self, y_hat: Tensor, symbols: Symbols, precision: str = "fp32") -> np.ndarray:
+    def picture(self, y_hat: Tensor, symbols: Symbols, precision: str = "fp32") -> np.ndarray:
+        """(H, W, 3) uint8 that `symbols` decode to, y_hat (1, M, h, w) in quantiser steps being theirs."""
         steps = self._steps(symbols.quality_centi, self._levels_of(symbols) if symbols.adaptive else None)
         size, gray = (symbols.height_px, symbols.width_px), symbols.gray
         wiener = Wiener.of(symbols.wiener, self.model.tables, gray) if symbols.wiener else None

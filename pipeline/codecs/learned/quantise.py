@@ -40,13 +40,13 @@ def pulls(passes: int, quality: float) -> Iterator[float]:
 
 
 def trusted(slope: Tensor, error_bits: Tensor, quality: float) -> Tensor:
-    """How far from y_hat a slope (M, h, w) in bits a step wants what is rounded, in steps; the slope's place is taken.
+    """How far from y_hat a slope (..., M, h, w), bits a step, wants what is rounded, in steps; it takes its place.
 
     Errors are a tenth more curved than those of orthonormal transforms where steps are coarse (LOG.md). What asks for
     more than TRUST is shortened.
     """
     wish = slope.div_(2 * error_bits).mul_(0.91 + 0.1 * quality)
-    reach = wish.square().mean(0).sqrt_()
+    reach = wish.square().mean(-3, keepdim=True).sqrt_()
     return wish.mul_((TRUST / reach.clamp_min(1e-9)).clamp_max_(1))
 
 

@@ -37,6 +37,7 @@ class StaticNetworks:
         self.g_s = self._part(lambda: StaticSynthesis(self.spec), "g_s.")
         table = torch.from_numpy(model.arrays["log2_gain.table"].astype(np.float32))
         self.log2_gain = QualityTable(table).requires_grad_(False).to(self.device)
+        self.threads = torch.get_num_threads()
         self.bf16 = self.device.type == "cuda" or has_fast_bf16()
         self.quantiser = Quantiser(model, self.device)
 
@@ -52,7 +53,6 @@ class StaticNetworks:
         module.requires_grad_(False).eval()
         return module.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    @torch.inference_mode()
     def minds_worth(self, effort: int) -> bool:
         """No: see `analyse`."""
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 
@@ -32,15 +33,30 @@ def has_fast_bf16() -> bool:
     return flags.startswith("AVX512") and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
+class _Tf32:
+    """What torch was told of TF32, before the first of those came who do not want it and are still here."""
+
+    lock, inside, before = threading.Lock(), 0, True
+
+
 @contextmanager
 def without_tf32() -> Iterator[None]:
-    """Convolutions of float32 as such: on a GPU torch cuts their factors to 10 bits unless told otherwise."""
-    before = torch.backends.cudnn.allow_tf32
-    torch.backends.cudnn.allow_tf32 = False
+    """Convolutions of float32 as such: on a GPU torch cuts their factors to 10 bits unless told otherwise.
+
+    torch knows one answer for all threads, so that the last of them to leave puts it back.
+    """
+    with _Tf32.lock:
+        if not _Tf32.inside:
+            _Tf32.before = torch.backends.cudnn.allow_tf32
+            torch.backends.cudnn.allow_tf32 = False
+        _Tf32.inside += 1
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32 = before
+        with _Tf32.lock:
+            _Tf32.inside -= 1
+            if not _Tf32.inside:
+                torch.backends.cudnn.allow_tf32 = _Tf32.before
 
 
 def tiled(

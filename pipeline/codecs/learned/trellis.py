@@ -25,11 +25,10 @@ STATES = 128
 
 
 class Plan(NamedTuple):
-    """Of a band of this shape: positions of its symbols (n,), where steps end among them (k,), the scale index of each
-    step (k,) uint8, and prices of squared errors (n,) float32.
+    """Of a band: positions of its symbols (n,), where steps end among them (k,), the scale index of each step (k,)
+    uint8, and prices of squared errors (n,) float32.
     """
 
-    shape: torch.Size
     at: np.ndarray
     ends: np.ndarray
     scales: np.ndarray
@@ -53,27 +52,28 @@ class TrellisQuantiser:
         `index` are scale indexes, shaped like it; `error_bits`, (M, 1, 1) or shaped like it, is the price of a squared
         error.
         """
-        plan = self._planned(index, error_bits, residual.shape)
-        symbols, values = np.zeros(residual.numel(), np.int16), np.zeros(residual.numel(), np.float32)
-        if len(plan.at):
-            target, code = residual.reshape(-1).float().cpu().numpy(), order.CODES[self.states]
-            costs = plan.prices, self.bits, self.shifts, np.float32(self.step), np.float32(VALUE_LIMIT)
-            _search()(target, plan.at, plan.ends, plan.scales, *costs, self.states, *code, symbols, values)
-        stands_for = torch.from_numpy(values).view(residual.shape)
-        return torch.from_numpy(symbols).view(residual.shape), stands_for.to(self.device)
+        kept = self._kept  # passes come back with the same tensors
+        if kept is None or kept[0] is not index or kept[1] is not error_bits:
+            prices = error_bits.float().reshape(-1).cpu().numpy()
+            kept = self._kept = index, error_bits, self.plan(index.cpu().numpy(), prices)
+        symbols, values = self.along(kept[2], residual.float().contiguous().cpu().numpy())
+        return torch.from_numpy(symbols), torch.from_numpy(values).to(self.device)
 
-    def _planned(self, index: Tensor, error_bits: Tensor, shape: torch.Size) -> Plan:
-        """What does not depend on residuals; the last is kept, for passes come back with the same tensors."""
-        kept = self._kept
-        if kept is not None and kept[0] is index and kept[1] is error_bits and kept[2].shape == shape:
-            return kept[2]
+    def plan(self, index: np.ndarray, prices: np.ndarray) -> Plan:
+        """What does not depend on residuals: of scale `index` (M, h, w) uint8, and prices of a channel or a symbol."""
         with needing_numba():
             from pipeline.entropy import compiled
-        at, ends, scales = compiled.steps(index.expand(shape).cpu().numpy().ravel(), self.skip_below)
-        prices = error_bits.float().reshape(-1).cpu().numpy()
-        found = Plan(shape, at, ends, scales, prices[at // (shape.numel() // len(prices))])
-        self._kept = index, error_bits, found
-        return found
+        at, ends, scales = compiled.steps(index.ravel(), self.skip_below)
+        return Plan(at, ends, scales, prices[at // (index.size // len(prices))])
+
+    def along(self, plan: Plan, residual: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The symbols to send, int16, and what they stand for, float32, of `residual` (M, h, w) float32."""
+        symbols, values = np.zeros(residual.size, np.int16), np.zeros(residual.size, np.float32)
+        if len(plan.at):
+            costs = plan.prices, self.bits, self.shifts, np.float32(self.step), np.float32(VALUE_LIMIT)
+            places, code = (residual.ravel(), *plan[:3]), order.CODES[self.states]
+            _search()(*places, *costs, self.states, *code, symbols, values)
+        return symbols.reshape(residual.shape), values.reshape(residual.shape)
 
     def centred(self, symbols: Tensor, index: Tensor, states: int) -> Tensor:
         """What integers sent along a trellis of `states` stand for, as `Quantiser.centred` says it of rounded ones."""
