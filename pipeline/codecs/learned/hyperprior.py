@@ -157,7 +157,7 @@ class Hyperprior:
         """Symbols and distortion of each picture; raises CodecError for a picture that 8-bit RGB cannot hold."""
 
         def measured(picture: Picture, found: Found) -> Analysis:
-            x_hat = self.networks.picture(found.y_hat(), found.symbols)
+            x_hat = self.networks.picture(found.y_hat, found.symbols)
             return Analysis(found.symbols, measure(picture.rgb, x_hat))
 
         return list(self._each(pictures, self._analyse, measured))

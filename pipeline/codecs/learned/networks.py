@@ -64,6 +64,8 @@ class Networks:
         self.h_s = model.h_s  # on a CPU, NumPy is faster at what is between the products of its layers
         if self.device.type != "cpu":
             self.h_s = model.h_s.to(lambda array: torch.from_numpy(array).to(self.device))
+            # Its constants are made with the first use, and must be there before several streams use them.
+            self.h_s(torch.zeros(spec.hyper, 1, 1, dtype=torch.float64, device=self.device))
 
     @torch.no_grad()
     def analyse(

@@ -1,9 +1,8 @@
-"""Pictures on a GPU, several at once: its networks see them side by side, threads of the CPU search and write.
+"""Pictures on a GPU, several at once: they are analysed and searched side by side, and threads of the CPU write.
 
-One small picture leaves a GPU idle: to be told of its operators takes longer than to compute them, and then it waits
-for the search for symbols. So pictures of one size in units of 64 px are a batch, each padded as it would be alone, and
-two batches are under way, one on the GPU while the other is searched. What is larger than a tile, or is looked at
-several times, is done by itself, as many at a time as there are threads.
+One small picture leaves a GPU idle, which takes longer to be told of operators than to compute them. So pictures of one
+size in units of 64 px are a batch, each padded as it would be alone, and two batches are under way. What is larger than
+a tile, or is looked at several times, is done by itself, as many at a time as there are threads.
 
 Symbols can differ from those of a picture that is analysed alone, as those of any two devices can; every decoder reads
 either.
@@ -15,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import numpy as np
@@ -31,7 +30,7 @@ from pipeline.codecs.learned.steps import Steps
 from pipeline.codecs.learned.symbols import Grid, mu_of, y_base
 from pipeline.codecs.learned.synthesis import tinted
 from pipeline.codecs.learned.tiles import TILE_PX, without_tf32
-from pipeline.codecs.learned.trellis import Plan, TrellisQuantiser
+from pipeline.codecs.learned.trellis import TrellisQuantiser
 from pipeline.entropy.coder import VALUE_LIMIT
 from pipeline.nn import integer
 from pipeline.nn.layers import asinh
@@ -41,16 +40,17 @@ if TYPE_CHECKING:
     from pipeline.codecs.learned.networks import Networks
 
 T = TypeVar("T")
-CHUNK_MPX, BATCH_MPX = 32.0, 8.0
-"""Among so many megapixels in a row pictures are looked for that fit together; so many go to the GPU at once."""
+CHUNK_MPX, BATCH_MPX, MPX_A_GIB = 32.0, 16.0, 0.25
+"""Among so many megapixels in a row pictures are looked for that fit together; so many at most go to the GPU at once,
+and so many for each GiB of its memory, for two batches under way take 1 GiB a megapixel."""
 UNDER_WAY = 2
 
 
 class Found(NamedTuple):
-    """Symbols of one picture, and y_hat (1, M, h, w) in quantiser steps as its decoder will have it, when asked."""
+    """Symbols of one picture, and y_hat (1, M, h, w) in quantiser steps as its decoder will have it."""
 
     symbols: Symbols
-    y_hat: Callable[[], Tensor]
+    y_hat: Tensor
 
 
 class Setting(NamedTuple):
@@ -78,25 +78,41 @@ def each(
     Nothing can without a `setting`. Both are called in `threads` threads; what they raise is raised in that picture's
     turn.
     """
-    pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-    batches = ThreadPoolExecutor(UNDER_WAY)
+    device = None if setting is None else setting.networks.device
+    pool, batches = _threads(threads, device)
     waiting = deque[list[Callable[[], T]]]()
-    try:
-        for chunk in _chunks(pictures):
-            results: dict[int, Callable[[], T]] = {}
-            for members in _batches(chunk) if setting is not None else ():
-                assert setting is not None
-                batch = Batch(setting, [chunk[k] for k in members], pool)
-                under_way = batches.submit(_finished, batch, finish)
-                results |= {k: partial(_of, under_way, place) for place, k in enumerate(members)}
-            results |= {k: pool.submit(alone, chunk[k]).result for k in range(len(chunk)) if k not in results}
-            waiting.append([results[k] for k in range(len(chunk))])
-            while len(waiting) > UNDER_WAY:
-                yield from (result() for result in waiting.popleft())
-        yield from (result() for results in waiting for result in results)
-    finally:
-        batches.shutdown(cancel_futures=True)
-        pool.shutdown(cancel_futures=True)
+    for chunk in _chunks(pictures):
+        results: dict[int, Callable[[], T]] = {}
+        for members in _batches(chunk, _batch_mpx(device)) if setting is not None else ():
+            assert setting is not None
+            batch = Batch(setting, [chunk[k] for k in members], pool)
+            under_way = batches.submit(_finished, batch, finish)
+            results |= {k: partial(_of, under_way, place) for place, k in enumerate(members)}
+        results |= {k: pool.submit(alone, chunk[k]).result for k in range(len(chunk)) if k not in results}
+        waiting.append([results[k] for k in range(len(chunk))])
+        while len(waiting) > UNDER_WAY:
+            yield from (result() for result in waiting.popleft())
+    yield from (result() for results in waiting for result in results)
+
+
+@cache
+def _threads(count: int, device: torch.device | None) -> tuple[ThreadPoolExecutor, ThreadPoolExecutor]:
+    """Kept, for cuDNN takes a second to prepare what it does for a thread."""
+    pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
+    return pool, ThreadPoolExecutor(UNDER_WAY, initializer=_with_stream, initargs=(device,))
+
+
+def _with_stream(device: torch.device | None) -> None:
+    """Gives this thread a stream of its own, so that it does not wait for what another one has asked for."""
+    if device is not None and device.type == "cuda":
+        torch.cuda.synchronize(device)  # what constants were made in is another stream
+        torch.cuda.set_stream(torch.cuda.Stream(device))
+
+
+def _batch_mpx(device: torch.device | None) -> float:
+    if device is None or device.type != "cuda":
+        return BATCH_MPX
+    return min(BATCH_MPX, MPX_A_GIB * torch.cuda.get_device_properties(device).total_memory / 2**30)
 
 
 def _chunks(pictures: Iterable[Picture]) -> Iterator[list[Picture]]:
@@ -111,7 +127,7 @@ def _chunks(pictures: Iterable[Picture]) -> Iterator[list[Picture]]:
         yield chunk
 
 
-def _batches(chunk: Sequence[Picture]) -> Iterator[list[int]]:
+def _batches(chunk: Sequence[Picture], limit_mpx: float) -> Iterator[list[int]]:
     """Places of pictures that are analysed together."""
     groups: dict[tuple[Grid, bool], list[int]] = {}
     for k, picture in enumerate(chunk):
@@ -119,7 +135,7 @@ def _batches(chunk: Sequence[Picture]) -> Iterator[list[int]]:
         if picture.obstacle is None and max(height_px, width_px) <= TILE_PX:
             groups.setdefault((_whole(height_px, width_px), picture.gray), []).append(k)
     for (grid, _), group in groups.items():
-        count = -(-len(group) * grid.height * grid.width * 256 // int(BATCH_MPX * 1e6))
+        count = -(-len(group) * grid.height * grid.width * 256 // int(limit_mpx * 1e6))
         yield from (group[len(group) * i // count : len(group) * (i + 1) // count] for i in range(count))
 
 
@@ -138,7 +154,7 @@ def _of(batch: Future[list[Future[T]]], place: int) -> T:
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures of one size in units of 64 px, all gray or none; searches run in `pool`.
+    """Pictures of one size in units of 64 px, all gray or none; what the CPU does for each is done in `pool`.
 
     Tensors are of the padded pictures, (N, 3, 64 a, 64 b), and of their latents, (N, M, 4 a, 4 b).
     """
@@ -151,58 +167,66 @@ class Batch:
     def found(self) -> list[Found]:
         """What `Networks.symbols_of` finds for each."""
         networks, quality_centi, effort = self.setting
-        trellis, quality = self.setting.trellis, quality_centi / integer.QUALITY_UNITS
+        trellis, quality, passes = self.setting.trellis, quality_centi / integer.QUALITY_UNITS, PASSES[effort]
         steps = networks._steps(quality_centi)
         with without_tf32():
             x = self._pixels()
             y, z = self._latents(x, steps)
             index, mu = self._tables(z)
-            indexes = self._of_each(index)
-            prices = steps.error_bits.flatten().cpu().numpy()
-            plans = list(self.pool.map(partial(trellis.plan, prices=prices), indexes))
-            target = y
-            symbols, values = self._settled(plans, target - mu)
+            layout = trellis.search.layout(index, (index >= networks.model.skip_below) & self._inside(y))
+
+            def settled(target: Tensor) -> tuple[Tensor, Tensor]:
+                residual = (target - mu).clamp_(-VALUE_LIMIT, VALUE_LIMIT)
+                symbols, values = trellis.search.cheapest(layout, residual, steps.error_bits)
+                return symbols, values.add_(mu)
+
+            symbols, y_hat = settled(y)
             evidence = [Evidence(picture.height_px, picture.width_px, picture.gray) for picture in self.pictures]
-            for number, pull in enumerate(pulls(PASSES[effort], quality), 1):
-                y_hat = values.to(networks.device).add_(mu)
-                slope = self._slope(x, y_hat, steps, evidence if number == PASSES[effort] else [])
-                target = target + pull * (y_hat - trusted(slope, steps.error_bits, quality) - target)
-                symbols, values = self._settled(plans, target - mu)
+            for number, pull in enumerate(pulls(passes, quality), 1):
+                slope = self._slope(x, y_hat, steps, evidence if number == passes else [])
+                y += pull * (y_hat - trusted(slope, steps.error_bits, quality) - y)
+                symbols, y_hat = settled(y)
+        sent, tables, hyper = _on_host(symbols), _on_host(index), _on_host(z.to(torch.int16))
         largest = int(networks.model.tables.reaches[-1])
-        wieners = self.pool.map(lambda seen: seen.filter(quality, largest), evidence)
-        hyper = z.to(torch.int16).cpu().numpy()
-        return [
-            Found(
-                Symbols(
-                    model_id=networks.model.model_id,
-                    height_px=picture.height_px,
-                    width_px=picture.width_px,
-                    gray=picture.gray,
-                    quality_centi=quality_centi,
-                    y=symbols[k],
-                    z=hyper[k],
-                    trellis=trellis.states,
-                    wiener=b"" if wiener is None else wiener.to_bytes(networks.model.tables),
-                    index=indexes[k],
-                ),
-                partial(self._y_hat, k, values, mu),
+
+        def one(k: int) -> Found:
+            own, picture = (slice(None), *self._own(k)), self.pictures[k]
+            wiener = evidence[k].filter(quality, largest)
+            found = Symbols(
+                model_id=networks.model.model_id,
+                height_px=picture.height_px,
+                width_px=picture.width_px,
+                gray=picture.gray,
+                quality_centi=quality_centi,
+                y=np.ascontiguousarray(sent[k][own]),
+                z=hyper[k],
+                trellis=trellis.states,
+                wiener=b"" if wiener is None else wiener.to_bytes(networks.model.tables),
+                index=np.ascontiguousarray(tables[k][own]),
             )
-            for k, (picture, wiener) in enumerate(zip(self.pictures, wieners, strict=True))
-        ]
+            return Found(found, y_hat[k][own][None])
+
+        return list(self.pool.map(one, range(len(self.pictures))))
 
     def _own(self, k: int) -> tuple[slice, slice]:
         """The rows and columns of latents that a picture has."""
         grid = Grid.of(*self.pictures[k].rgb.shape[:2])
         return slice(grid.height), slice(grid.width)
 
-    def _of_each(self, latents: Tensor) -> list[np.ndarray]:
-        """(M, h, w) for each picture, in the memory of the CPU."""
-        here = _on_host(latents)
-        return [np.ascontiguousarray(here[k][:, *self._own(k)]) for k in range(len(here))]
+    def _inside(self, latents: Tensor) -> Tensor:
+        """Which positions each picture has, (N, 1, 4 a, 4 b)."""
+        inside = torch.zeros(len(latents), 1, *latents.shape[2:], dtype=torch.bool)
+        for k, place in enumerate(inside):
+            place[0][self._own(k)] = True
+        return inside.to(latents.device)
 
     def _pixels(self) -> Tensor:
         """In [0, 1], edges repeated; in channels_last."""
-        whole = torch.stack([padded(torch.from_numpy(picture.rgb), 64) for picture in self.pictures])
+        grid = _whole(self.pictures[0].height_px, self.pictures[0].width_px)
+        shape = len(self.pictures), 16 * grid.height, 16 * grid.width, 3
+        whole = torch.empty(shape, dtype=torch.uint8, pin_memory=self.setting.networks.device.type == "cuda")
+        for picture, place in zip(self.pictures, whole, strict=True):
+            place.copy_(padded(torch.from_numpy(picture.rgb), 64))
         return whole.to(self.setting.networks.device).permute(0, 3, 1, 2).float().div_(255)
 
     def _latents(self, x: Tensor, steps: Steps) -> tuple[Tensor, Tensor]:
@@ -222,20 +246,6 @@ class Batch:
         index = integer.index_of(position).to(torch.uint8)
         return index.transpose(0, 1), mu_of(position, mean).transpose(0, 1).contiguous()
 
-    def _settled(self, plans: Sequence[Plan], residual: Tensor) -> tuple[list[np.ndarray], Tensor]:
-        """Symbols (M, h, w) int16 of each, and what all stand for, on the CPU, float32; zeros beyond a picture."""
-        here = _on_host(residual.clamp_(-VALUE_LIMIT, VALUE_LIMIT))
-        values = torch.empty(residual.shape, pin_memory=residual.is_cuda)
-
-        def settle(k: int) -> np.ndarray:
-            own = (slice(None), *self._own(k))
-            symbols, found = self.setting.trellis.along(plans[k], np.ascontiguousarray(here[k][own]))
-            values[k] = 0
-            values[k][own] = torch.from_numpy(found)
-            return symbols
-
-        return list(self.pool.map(settle, range(len(plans)))), values
-
     def _slope(self, x: Tensor, y_hat: Tensor, steps: Steps, evidence: Sequence[Evidence]) -> Tensor:
         """Of lmbda times the decoded pictures' squared errors over y_hat, bits a step, as `Networks._slope` has it.
 
@@ -246,6 +256,8 @@ class Batch:
         x_hat, back = by_autograd(networks.transforms.g_s, part, steps.quality, networks.bf16)
         x_hat, pixel_bits = tinted(x_hat, gray), steps.pixel_bits(*x.shape[2:])
         over_x = (x_hat - x).mul_(2 * pixel_bits)
+        if evidence and x.is_cuda:
+            torch.cuda.current_stream().synchronize()  # other threads have another stream
         seen = list[Future[None]]()
         for k, picture in enumerate(self.pictures):
             height, width = picture.rgb.shape[:2]
@@ -257,10 +269,6 @@ class Batch:
         for one in seen:
             one.result()
         return slope
-
-    def _y_hat(self, k: int, values: Tensor, mu: Tensor) -> Tensor:
-        own = (slice(None), *self._own(k))
-        return (values[k][own].to(mu.device) + mu[k][own])[None]
 
 
 def _on_host(x: Tensor) -> np.ndarray:
