@@ -110,21 +110,24 @@ class Search:
         count, _, width = costs.shape
         total = costs.new_full((self.states, width), torch.inf)
         total[0] = 0
-        even, odd = torch.empty_like(total), torch.empty_like(total)
+        both, before = total.new_empty(2 * self.states, width), self.before.view(-1)
+        even, odd = both.chunk(2)
+        by_half = both.view(2, 2, self.half, width)
         decided = torch.empty((count, *total.shape), dtype=torch.bool, device=costs.device)
-        by_even, by_odd = self.before
-        for i in range(count):
-            torch.index_select(total, 0, by_even, out=even)
-            torch.index_select(total, 0, by_odd, out=odd)
-            even.view(2, self.half, width).add_(costs[i, ::2, None])
-            odd.view(2, self.half, width).add_(costs[i, 1::2, None])
-            torch.lt(odd, even, out=decided[i])
+        # A step is short: what to call it with is made for all of them at once.
+        prices = costs.view(count, 2, 2, 1, width).transpose(1, 2).unbind()
+        theres, decisions = coded.unbind(), decided.unbind()
+        for price, there, decision in zip(prices, theres, decisions, strict=True):
+            torch.index_select(total, 0, before, out=both)
+            by_half.add_(price)
+            torch.lt(odd, even, out=decision)
             torch.minimum(odd, even, out=even)
-            torch.where(coded[i], even, total, out=total)
-        state, before = total.argmin(0), self.before.view(-1)
-        taken = torch.empty((count, width), dtype=torch.int64, device=costs.device)
-        for i in range(count - 1, -1, -1):
-            torch.add(state, decided[i].gather(0, state[None])[0], alpha=self.states, out=taken[i])
-            state = torch.where(coded[i], before[taken[i]], state)
+            torch.where(there, even, total, out=total)
+        state = total.argmin(0, keepdim=True)
+        taken = torch.empty((count, 1, width), dtype=torch.int64, device=costs.device)
+        for there, decision, key in zip(theres[::-1], decisions[::-1], taken.unbind()[::-1], strict=True):
+            torch.add(state, decision.gather(0, state), alpha=self.states, out=key)
+            state = torch.where(there, before.take(key), state)
+        taken = taken[:, 0]
         odd_taken = torch.div(taken, self.states, rounding_mode="floor")
         return odd_taken + 2 * (taken % self.states >= self.half)
