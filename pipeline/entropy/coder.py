@@ -1,8 +1,8 @@
 """Integers to bits and back: asymmetric numeral systems over frozen tables, grouped by scale index.
 
 All symbols that share a table are coded in one call, which costs 5 to 30 ns a symbol (`order`). What a table does not
-reach is coded as an escape, its value in a byte string of its own. The coder is constriction's `AnsCoder` (Bamler,
-arXiv 2201.01741); it holds the GIL, so scale it with processes. Long streams are written by `compiled`, which does not.
+reach is coded as an escape, its value in a byte string of its own. What decodes is constriction's `AnsCoder` (Bamler,
+arXiv 2201.01741); it holds the GIL, so scale it with processes. What encodes is `compiled`, to the same words.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ def needing_numba() -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        raise ConfigError(f"numba: {error}; encoders of cnn need it, install what shardpress depends on") from error
+        raise ConfigError(
+            f"numba: {error}; encoders of learned codecs need it, install what shardpress depends on"
+        ) from error
 
 
 def _compiled() -> ModuleType:
@@ -53,32 +55,27 @@ class SymbolEncoder:
         self._escaped: list[int] = []
 
     def encode(self, symbols: np.ndarray, indexes: np.ndarray, skip_below: int = 0) -> bytes:
-        """Words of `symbols` (n,) integers under tables `indexes` (n,) uint8; those below `skip_below` cost nothing."""
-        prepared = []
-        for table, positions in order.groups(indexes, skip_below):
-            reach = int(self._tables.reaches[table])
-            values = symbols[positions].astype(np.int32)
-            beyond = np.abs(values) > reach
-            if np.logical_or.reduce(beyond):
-                self._escaped.extend(int(v) for v in values[beyond])
-                values = np.where(beyond, reach + 1, values)
-            prepared.append((table, np.ascontiguousarray(values + reach, dtype=np.int32)))
-        coder = constriction.stream.stack.AnsCoder()
-        for table, values in reversed(prepared):
-            coder.encode_reverse(values, self._tables.models[table])
-        return coder.get_compressed().astype("<u4").tobytes()
+        """Words of `symbols` (n,) int16 under tables `indexes` (n,) uint8; those below `skip_below` cost nothing.
+
+        Raises ConfigError without Numba.
+        """
+        at, _, _ = _compiled().steps(indexes, skip_below)
+        return self._words(symbols[at], indexes[at], self._tables)
 
     def encode_trellis(
         self, symbols: np.ndarray, indexes: np.ndarray, skip_below: int, tables: FrequencyTables, states: int
     ) -> bytes:
-        """The same along the trellis of `states`, under `tables` of the first quantiser and then of the second.
-
-        `symbols` are int16. Raises ConfigError without Numba.
-        """
+        """The same along the trellis of `states`, under `tables` of the first quantiser and then of the second."""
         compiled = _compiled()
         steps = compiled.steps(indexes, skip_below)
-        dealt = compiled.sequence(symbols, *steps, len(tables) // 2, *order.CODES[states])
-        words, escaped = compiled.words(*dealt, *tables.end_to_end)
+        # Arrays from another process cannot be written to, which is another type to Numba.
+        own = np.require(symbols, requirements=["C", "W"])
+        values, chosen = compiled.sequence(own, *steps, len(tables) // 2, *order.CODES[states])
+        return self._words(values, chosen, tables)
+
+    def _words(self, values: np.ndarray, indexes: np.ndarray, tables: FrequencyTables) -> bytes:
+        """Of what is coded one after the other, and under which tables."""
+        words, escaped = _compiled().words(values, indexes, *tables.end_to_end)
         self._escaped.extend(escaped.tolist())
         return bytes(words.astype("<u4").tobytes())
 

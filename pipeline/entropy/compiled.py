@@ -140,7 +140,8 @@ _compiled_steps, sequence, words = compiled(_at, _steps), compiled(_dealt, _sequ
 
 def steps(indexes: np.ndarray, skip_below: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What is coded side by side, as `order.steps` says; see `_steps`."""
+    own = np.require(indexes, requirements=["C", "W"])
     found: tuple[np.ndarray, np.ndarray, np.ndarray] = _compiled_steps(
-        indexes, skip_below, order.LANES, order.SYMBOLS_A_LANE
+        own, skip_below, order.LANES, order.SYMBOLS_A_LANE
     )
     return found

@@ -74,6 +74,27 @@ def test_any_symbols_have_the_words_of_that_coder(pairs, skip_below):
     assert words == plainly(symbols, order.halves(indexes, skip_below, COUNT, symbols, 128), TABLES)[0]
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(-32767, 32767), st.integers(0, COUNT - 1)), max_size=200), st.integers(0, COUNT))
+def test_without_a_trellis_as_well(pairs, skip_below):
+    symbols = np.array([value for value, _ in pairs], np.int16)
+    indexes = np.array([table for _, table in pairs], np.uint8)
+    encoder = SymbolEncoder(TABLES)
+    words, escaped = plainly(symbols, order.groups(indexes, skip_below), TABLES)
+    assert encoder.encode(symbols, indexes, skip_below) == words
+    assert encoder._escaped == escaped
+
+
+def test_what_cannot_be_written_to_is_coded_all_the_same():
+    """As arrays are that come from another process."""
+    symbols, indexes = drawn(3_000, 3)
+    expected = SymbolEncoder(TABLES).encode_trellis(symbols, indexes, 1, TABLES, 128)
+    plain = SymbolEncoder(TABLES).encode(symbols, indexes)
+    symbols.flags.writeable = indexes.flags.writeable = False
+    assert SymbolEncoder(TABLES).encode_trellis(symbols, indexes, 1, TABLES, 128) == expected
+    assert SymbolEncoder(TABLES).encode(symbols, indexes) == plain
+
+
 def test_the_rarest_and_the_surest_entry_are_coded():
     """Frequencies of 1 and of all but three of 2^24: the divisions at their ends."""
     sure = np.array([1, (1 << 24) - 3, 1, 1], np.int64)
@@ -95,5 +116,7 @@ def test_without_numba_no_trellis_is_coded_and_the_run_says_so(monkeypatch):
     monkeypatch.delitem(sys.modules, "pipeline.entropy.compiled", raising=False)
     monkeypatch.delattr("pipeline.entropy.compiled", raising=False)
     monkeypatch.setitem(sys.modules, "numba", None)
-    with pytest.raises(ConfigError, match=r"numba: .*; encoders of cnn need it, install what shardpress depends on"):
+    with pytest.raises(
+        ConfigError, match=r"numba: .*; encoders of learned codecs need it, install what shardpress depends on"
+    ):
         SymbolEncoder(TABLES).encode_trellis(np.zeros(5, np.int16), np.zeros(5, np.uint8), 0, TABLES, 128)
