@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.codecs.learned.wiener import LEVEL_LIMIT, LEVEL_UNITS, PAIRS, RADIUS, Wiener
 from pipeline.entropy.coder import VALUE_LIMIT
 
-SAMPLE_PX, SUMMANDS = 1 << 17, 1 << 14
+SAMPLE_PX, SUMMANDS, SUMMANDS_OF_GPU = 1 << 17, 1 << 14, 1 << 18
 LEAST_SHARE = 1 / 16
 """Rows are looked at, drawn at random, until they are so many pixels, or such a share of a large picture."""
 TAP_DEVIATION = 0.05
@@ -90,6 +90,7 @@ class Evidence:
     """
 
     def __init__(self, height_px: int, width_px: int, gray: bool) -> None:
+        self.height_px, self.width_px = height_px, width_px
         self.colours, self.pixels = 1 if gray else 3, height_px * width_px
         self.share = min(1.0, max(LEAST_SHARE, SAMPLE_PX / self.pixels))
         size = len(PAIRS) * self.colours + (self.colours if self.colours > 1 else 0)
@@ -105,38 +106,38 @@ class Evidence:
             return
         inner = height - 2 * RADIUS
         rows = np.sort(self.random.choice(inner, max(1, round(self.share * inner)), replace=False)) + RADIUS
-        together = max(1, SUMMANDS // width)
+        together = max(1, (SUMMANDS_OF_GPU if x.is_cuda else SUMMANDS) // width)
         for first in range(0, len(rows), together):
             self._add_rows(x_hat, x, bits, rows[first : first + together])
 
     def _add_rows(self, x_hat: Tensor, x: Tensor, bits: Tensor, rows: np.ndarray) -> None:
         width, around = x.shape[3], rows[:, None] + np.arange(-RADIUS, RADIUS + 1)
         seen, wanted = self._rows(x_hat, around.reshape(-1), width), self._rows(x, rows, width)
-        seen = seen.clip(0, 1, out=seen).reshape(self.colours, *around.shape, width)
-        factors = torch.from_numpy(_factors(seen, wanted))
-        if bits.dim() == 1:
-            worth = bits.cpu()
-        else:
+        factors = _factors(seen.clamp_(0, 1).view(self.colours, *around.shape, width), wanted)
+        worth = bits
+        if bits.dim() != 1:
             at = torch.from_numpy(rows).to(bits.device)
-            worth = bits[0, 0].index_select(0, at)[:, RADIUS:-RADIUS].reshape(-1).cpu()
+            worth = bits[0, 0].index_select(0, at)[:, RADIUS:-RADIUS].reshape(-1)
         self._sum_up(worth * (3.0 / self.colours), factors)  # a gray picture has each error three times
         self.seen += factors.shape[1]
 
-    def _rows(self, x: Tensor, rows: np.ndarray, width: int) -> np.ndarray:
+    def _rows(self, x: Tensor, rows: np.ndarray, width: int) -> Tensor:
         """Those of a picture (1, 3, H, W), one colour after the other: (C, rows, width)."""
         chosen = x[0].permute(1, 2, 0).index_select(0, torch.from_numpy(rows).to(x.device)).float()
-        return np.ascontiguousarray(chosen.cpu().numpy()[:, :width, : self.colours].transpose(2, 0, 1))
+        return chosen[:, :width, : self.colours].permute(2, 0, 1).contiguous()
 
     def _sum_up(self, worth: Tensor, factors: Tensor) -> None:
         """torch multiplies, not NumPy: see `nn.integer`. Float32 does for so many summands, not for a picture's."""
         size = len(self.gram)
-        with torch.autocast("cpu", enabled=False):
+        with torch.autocast(factors.device.type, enabled=False):
+            factors = factors.double() if factors.is_cuda else factors
             if len(worth) == 1:
-                sums = factors[:size].mm(factors.t()).mul_(worth).numpy()
+                sums = factors[:size].mm(factors.t()).mul_(worth)
             else:
-                sums = factors[:size].mul(worth).mm(factors.t()).numpy()
-        self.gram += sums[:, :size]
-        self.cross += sums[:, size:]
+                sums = factors[:size].mul(worth).mm(factors.t())
+        found = sums.cpu().numpy()
+        self.gram += found[:, :size]
+        self.cross += found[:, size:]
 
     def filter(self, quality: float, largest: int) -> Wiener | None:
         """The filter that saves most, in bits and errors together; None if none saves anything.
@@ -167,24 +168,24 @@ class Evidence:
         return _rounded(gram, cross, 1 << shift)
 
 
-def _factors(seen: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+def _factors(seen: Tensor, wanted: Tensor) -> Tensor:
     """What taps are multiplied by, and errors behind it: seen (C, n, 5, W) and wanted (C, n, W) to
     (13, or 39 + 3, (W - 4) n).
     """
     colours, count, _, width = seen.shape
     inner, size = width - 2 * RADIUS, len(PAIRS) * colours
     centre = seen[:, :, RADIUS, RADIUS:-RADIUS]
-    out = np.empty((size + (2 * colours if colours > 1 else 1), count, inner), np.float32)
+    out = seen.new_empty(size + (2 * colours if colours > 1 else 1), count, inner)
     twice = 2 * centre
     for k, (dy, dx) in enumerate(PAIRS):
         one, other = (seen[:, :, RADIUS + s * dy, RADIUS + s * dx :][..., :inner] for s in (1, -1))
         pair = out[k * colours : (k + 1) * colours]
-        np.add(one, other, out=pair)
+        torch.add(one, other, out=pair)
         pair -= twice
     for colour in range(len(out) - size - colours):
-        np.subtract(centre[(colour + 1) % colours], centre[colour], out=out[size + colour])
-    np.subtract(wanted[:, :, RADIUS:-RADIUS], centre, out=out[-colours:])
-    return out.reshape(len(out), -1)
+        torch.sub(centre[(colour + 1) % colours], centre[colour], out=out[size + colour])
+    torch.sub(wanted[:, :, RADIUS:-RADIUS], centre, out=out[-colours:])
+    return out.view(len(out), -1)
 
 
 def _rounded(gram: np.ndarray, cross: np.ndarray, units: int) -> tuple[np.ndarray, float, float]:

@@ -166,7 +166,7 @@ class Hyperprior:
         self, pictures: Iterable[Picture], alone: Callable[[Picture], T], finish: Callable[[Picture, Found], T]
     ) -> Iterator[T]:
         """`alone` of each picture; on a GPU of several at a time, and `finish` of what was found for them together."""
-        if self.networks.device.type == "cpu":
+        if self.networks.one_at_a_time:
             yield from map(alone, pictures)
             return
         from pipeline.codecs.learned import together

@@ -46,6 +46,7 @@ class Networks:
     def __init__(self, model: FrozenModel, device: str = "auto", precision: str = "fp32") -> None:
         self.model, self.precision = model, precision
         self.device, self.threads = pick_device(device), torch.get_num_threads()
+        self.one_at_a_time = self.device.type == "cpu"  # whose threads share the work on one picture
         self.spec = spec = HyperpriorSpec(**model.spec)
         models.require_fitting(lambda: models.build(spec), model.arrays, FLOAT_PARTS)
         transforms = FrozenTransforms(spec, dict(model.arrays))

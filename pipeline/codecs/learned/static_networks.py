@@ -37,7 +37,7 @@ class StaticNetworks:
         self.g_s = self._part(lambda: StaticSynthesis(self.spec), "g_s.")
         table = torch.from_numpy(model.arrays["log2_gain.table"].astype(np.float32))
         self.log2_gain = QualityTable(table).requires_grad_(False).to(self.device)
-        self.threads = torch.get_num_threads()
+        self.threads, self.one_at_a_time = torch.get_num_threads(), self.device.type == "cpu"
         self.bf16 = self.device.type == "cuda" or has_fast_bf16()
         self.quantiser = Quantiser(model, self.device)
 

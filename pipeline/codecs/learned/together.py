@@ -256,18 +256,12 @@ class Batch:
         x_hat, back = by_autograd(networks.transforms.g_s, part, steps.quality, networks.bf16)
         x_hat, pixel_bits = tinted(x_hat, gray), steps.pixel_bits(*x.shape[2:])
         over_x = (x_hat - x).mul_(2 * pixel_bits)
-        if evidence and x.is_cuda:
-            torch.cuda.current_stream().synchronize()  # other threads have another stream
-        seen = list[Future[None]]()
         for k, picture in enumerate(self.pictures):
-            height, width = picture.rgb.shape[:2]
-            over_x[k, :, height:], over_x[k, :, :, width:] = 0, 0
-            if evidence:
-                decoded, source = (whole[k : k + 1, :, :height, :width] for whole in (x_hat, x))
-                seen.append(self.pool.submit(evidence[k].add, decoded, source, pixel_bits))
+            over_x[k, :, picture.height_px :], over_x[k, :, :, picture.width_px :] = 0, 0
         slope = back(tinted(over_x, gray)) / steps.gain
-        for one in seen:
-            one.result()
+        for k, seen in enumerate(evidence):
+            own = slice(k, k + 1), slice(None), slice(seen.height_px), slice(seen.width_px)
+            seen.add(x_hat[own], x[own], pixel_bits)
         return slope
 
 

@@ -1,0 +1,161 @@
+"""Pictures side by side: what a GPU does with many, on the CPU, whose operators are the same."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.codecs.learned import together
+from pipeline.codecs.learned.hyperprior import Hyperprior
+from pipeline.codecs.learned.together import Found, Setting
+from pipeline.errors import CodecError
+from pipeline.metrics.distortion import measure, mse
+from pipeline.records import Picture, Rate
+from tests.contracts.codec import photo
+
+SIZES = [(80, 112), (128, 128), (64, 64), (70, 100), (1, 1), (65, 127), (33, 200)]
+
+
+@pytest.fixture(scope="module")
+def codec() -> Hyperprior:
+    return Hyperprior(Rate(quality=50.0), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Picture]:
+    """Of many sizes, every third of them gray."""
+    found = []
+    for k, size in enumerate(SIZES + SIZES[:4]):
+        rgb = np.roll(photo(*size), 9 * k, axis=0)
+        gray = k % 3 == 2
+        found.append(Picture(rgb[..., :1].repeat(3, axis=2) if gray else rgb, gray=gray))
+    return found
+
+
+def each(codec: Hyperprior, pictures, finish: Callable, alone: Callable | None = None, effort: int = 1) -> Iterator:
+    assert codec.rate.quality is not None
+    setting = Setting(codec.networks, round(100 * codec.rate.quality), effort)
+    return together.each(pictures, 2, alone or codec.encode, setting, finish)
+
+
+def written(codec: Hyperprior) -> Callable[[Picture, Found], bytes]:
+    return lambda _, found: codec.entropy_encode(found.symbols)
+
+
+def worth(codec: Hyperprior, picture: Picture, payload: bytes) -> tuple[float, float]:
+    """Bits a pixel, and those with lmbda * MSE, which is what an encoder makes small."""
+    assert codec.rate.quality is not None
+    bpp = 8 * len(payload) / picture.rgb[..., 0].size
+    return bpp, bpp + codec.networks.spec.lmbda(codec.rate.quality / 100) * mse(picture.rgb, codec.decode(payload))
+
+
+@pytest.mark.parametrize("effort", [0, 1, 3])
+def test_payloads_are_as_good_as_those_of_each_alone(codec, pictures, effort):
+    alone = Hyperprior(codec.rate, device="cpu", effort=effort)
+    found = list(each(codec, pictures, written(codec), effort=effort))
+    assert len(found) == len(pictures)
+    for picture, payload in zip(pictures, found, strict=True):
+        bpp, cost = worth(codec, picture, alone.encode(picture).payload)
+        assert worth(codec, picture, payload)[1] < cost + 0.05 * bpp + 64 / picture.rgb[..., 0].size
+        assert codec.entropy_decode(payload).gray == picture.gray
+
+
+def test_what_is_found_is_what_decoders_make_of_it(codec, pictures):
+    """Pixels from y_hat as it was left are those of the payload; so distortions are true."""
+
+    def both(picture: Picture, found: Found) -> tuple[np.ndarray, np.ndarray]:
+        x_hat = codec.networks.picture(found.y_hat, found.symbols)
+        return x_hat, codec.decode(codec.entropy_encode(found.symbols))
+
+    for left, right in each(codec, pictures, both):
+        assert np.array_equal(left, right)
+
+
+def test_each_goes_by_its_own_symbols_in_a_batch_of_unlike_pictures(codec):
+    """Of one size in units of 64 px: next to others and alone in a batch, but for rounding."""
+    mixed = [Picture(photo(height, 100)) for height in (65, 100, 128)]
+    beside = list(each(codec, mixed, written(codec), effort=0))
+    lonely = [next(each(codec, [picture], written(codec), effort=0)) for picture in mixed]
+    for left, right in zip(beside, lonely, strict=True):
+        assert abs(len(left) - len(right)) <= 0.02 * len(right)
+
+
+def test_batches_are_of_one_size_and_colour_and_no_larger_than_told(pictures):
+    chunk = [
+        *pictures,
+        Picture(np.zeros((16, together.TILE_PX + 1, 3), np.uint8)),
+        Picture(photo(64, 64), obstacle="16 bits"),
+    ]
+    members = list(together._batches(chunk, 0.02))
+    assert sorted(k for batch in members for k in batch) == list(range(len(pictures)))
+    for batch in members:
+        grids = {(-(-chunk[k].height_px // 64), -(-chunk[k].width_px // 64), chunk[k].gray) for k in batch}
+        assert len(grids) == 1
+        (rows, columns, _) = grids.pop()
+        assert len(batch) == 1 or len(batch) * rows * columns * 64**2 <= 20_000
+    assert len(members) < len(pictures)
+
+
+def test_what_does_not_fit_is_done_alone_and_all_come_in_order(codec, pictures, monkeypatch):
+    monkeypatch.setattr(together, "CHUNK_MPX", 0.02)
+    monkeypatch.setattr(together, "TILE_PX", 150)
+    shapes = [(picture.rgb.shape, picture.rgb.shape[1] > 150) for picture in pictures]
+    found = each(codec, iter(pictures), lambda picture, _: (picture.rgb.shape, False), lambda p: (p.rgb.shape, True))
+    assert list(found) == shapes
+
+
+def test_without_a_setting_every_picture_is_done_alone_by_several_threads(pictures):
+    """Two at a time: each waits for another."""
+    barrier = threading.Barrier(2, timeout=30)
+
+    def alone(picture: Picture) -> tuple[int, ...]:
+        barrier.wait()
+        return picture.rgb.shape
+
+    found = together.each(pictures[:4], 2, alone, None, lambda *_: pytest.fail("there is nothing to find"))
+    assert list(found) == [picture.rgb.shape for picture in pictures[:4]]
+
+
+def test_an_error_comes_in_the_turn_of_its_picture(codec, pictures):
+    bad = Picture(photo(64, 64), obstacle="16 bits per channel")
+    found = each(codec, [*pictures[:2], bad], written(codec))
+    assert len(next(found))
+    assert len(next(found))
+    with pytest.raises(CodecError, match="the source has 16 bits per channel"):
+        next(found)
+
+
+def test_of_no_pictures_nothing_is_made(codec):
+    assert list(each(codec, [], written(codec))) == []
+
+
+def test_on_a_cpu_they_are_encoded_one_by_one(codec, pictures):
+    found = [encoded.payload for encoded in codec.encode_all(iter(pictures[:3]))]
+    assert found == [codec.encode(picture).payload for picture in pictures[:3]]
+
+
+@pytest.mark.parametrize("options", [{}, {"tune": "ms-ssim"}, {"rate": Rate(psnr_db=34.0)}, {"effort": 0}])
+def test_elsewhere_many_are_encoded_and_analysed_at_once(monkeypatch, pictures, options):
+    """Side by side where each is looked at once; the distortion that is told is that of what a decoder makes of it."""
+    many = Hyperprior(**{"rate": Rate(quality=50.0), "device": "cpu", **options})
+    monkeypatch.setattr(many.networks, "one_at_a_time", False)
+    settings, real = [], together.each
+    monkeypatch.setattr(together, "each", lambda *args: settings.append(args[3]) or real(*args))
+    payloads = [encoded.payload for encoded in many.encode_all(pictures[:4])]
+    analyses = many.analyse(pictures[:4])
+    assert [setting is not None for setting in settings] == [not {"tune", "rate"} & set(options)] * 2
+    for picture, payload, analysis in zip(pictures[:4], payloads, analyses, strict=True):
+        assert many.entropy_encode(analysis.symbols) == payload
+        assert measure(picture.rgb, many.decode(payload)) == analysis.distortion
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device; the tests above run the same operators")
+def test_a_gpu_writes_what_a_cpu_reads(codec, pictures):
+    there = Hyperprior(codec.rate, device="cuda")
+    for picture, encoded in zip(pictures, there.encode_all(pictures), strict=True):
+        bpp, cost = worth(codec, picture, codec.encode(picture).payload)
+        assert worth(codec, picture, encoded.payload)[1] < cost + 0.05 * bpp + 64 / picture.rgb[..., 0].size
