@@ -18,7 +18,7 @@ from pipeline.codecs.base import Symbols
 from pipeline.codecs.learned import adaptive
 from pipeline.codecs.learned.analysis import AnalysisByHand, padded
 from pipeline.codecs.learned.filtering import Evidence
-from pipeline.codecs.learned.quantise import PASSES, Quantiser, pulls, trusted
+from pipeline.codecs.learned.quantise import PASSES, PASSES_TO_BE_EXACT, Quantiser, pulls, trusted
 from pipeline.codecs.learned.slopes import Back, ByHand, by_autograd
 from pipeline.codecs.learned.steps import Steps
 from pipeline.codecs.learned.symbols import Grid, mu_of, y_base
@@ -140,7 +140,8 @@ class Networks:
             first = error_bits if passes else last
             self._settle(bands, target, first if self.trellis else None, symbols, y_hat)
             for number, pull in enumerate(pulls(passes, quality), 1):
-                slope = self._slope(rgb, y_hat, rows, steps, gray, evidence if number == passes else None)
+                seen = evidence if number == passes else None
+                slope = self._slope(rgb, y_hat, rows, steps, gray, seen, passes >= PASSES_TO_BE_EXACT)
                 target += pull * (y_hat[:, rows] - trusted(slope, error_bits, quality) - target)
                 self._settle(bands, target, last if number == passes else error_bits, symbols, y_hat)
             if targets is not None:
@@ -220,11 +221,19 @@ class Networks:
             y_hat[:, rows] = centred + mu
 
     def _slope(
-        self, rgb: np.ndarray, y_hat: Tensor, rows: slice, steps: Steps, gray: bool, evidence: Evidence | None
+        self,
+        rgb: np.ndarray,
+        y_hat: Tensor,
+        rows: slice,
+        steps: Steps,
+        gray: bool,
+        evidence: Evidence | None,
+        exact: bool = False,
     ) -> Tensor:
         """Slope of lmbda times the decoded picture's squared error over rows of y_hat, (M, rows, w) bits a step.
 
-        `evidence` is shown the picture that this decodes, which is nearly the one that will be sent.
+        `evidence` is shown the picture that this decodes, which is nearly the one that will be sent. If `exact`, that
+        is what the decoder in integers makes of it; the way back is that of floats.
         """
         halo = HALO_PX // 16
         first, last = max(0, rows.start - halo), rows.stop + halo
@@ -235,8 +244,10 @@ class Networks:
         def tile(top: int, bottom: int, left: int, right: int) -> Tensor:
             x = torch.from_numpy(rgb[top:bottom, left:right].copy()).to(self.device).permute(2, 0, 1)[None] / 255
             here = steps.within(top, bottom, left, right)
-            part = here.in_pixel_units(y_hat[None, :, top // 16 : bottom // 16, left // 16 : right // 16])
-            x_hat, back = self._decoded(part, here.quality)
+            part = y_hat[:, top // 16 : bottom // 16, left // 16 : right // 16]
+            x_hat, back = self._decoded(here.in_pixel_units(part[None]), here.quality)
+            if exact and self.synthesis.exact is not None:
+                x_hat = self.synthesis.exact(part, here.centi).div_(255).permute(2, 0, 1)[None]
             x_hat, pixel_bits = tinted(x_hat, gray), here.pixel_bits(x.shape[2], x.shape[3])
             if evidence is not None:
                 begin = max(own_px[0], top + HALO_PX * (top > 0)) - top

@@ -24,7 +24,7 @@ from torch import Tensor
 from pipeline.codecs.base import Symbols
 from pipeline.codecs.learned.analysis import padded
 from pipeline.codecs.learned.filtering import Evidence
-from pipeline.codecs.learned.quantise import PASSES, pulls, trusted
+from pipeline.codecs.learned.quantise import PASSES, PASSES_TO_BE_EXACT, pulls, trusted
 from pipeline.codecs.learned.slopes import by_autograd
 from pipeline.codecs.learned.steps import Steps
 from pipeline.codecs.learned.symbols import Grid, mu_of, y_base
@@ -183,7 +183,7 @@ class Batch:
             symbols, y_hat = settled(y)
             evidence = [Evidence(picture.height_px, picture.width_px, picture.gray) for picture in self.pictures]
             for number, pull in enumerate(pulls(passes, quality), 1):
-                slope = self._slope(x, y_hat, steps, evidence if number == passes else [])
+                slope = self._slope(x, y_hat, steps, evidence if number == passes else [], passes)
                 y += pull * (y_hat - trusted(slope, steps.error_bits, quality) - y)
                 symbols, y_hat = settled(y)
         sent, tables, hyper = _on_host(symbols), _on_host(index), _on_host(z.to(torch.int16))
@@ -246,7 +246,7 @@ class Batch:
         index = integer.index_of(position).to(torch.uint8)
         return index.transpose(0, 1), mu_of(position, mean).transpose(0, 1).contiguous()
 
-    def _slope(self, x: Tensor, y_hat: Tensor, steps: Steps, evidence: Sequence[Evidence]) -> Tensor:
+    def _slope(self, x: Tensor, y_hat: Tensor, steps: Steps, evidence: Sequence[Evidence], passes: int) -> Tensor:
         """Of lmbda times the decoded pictures' squared errors over y_hat, bits a step, as `Networks._slope` has it.
 
         `evidence` of each picture is shown what this decodes.
@@ -254,6 +254,9 @@ class Batch:
         networks, gray = self.setting.networks, self.pictures[0].gray
         part = steps.in_pixel_units(y_hat)
         x_hat, back = by_autograd(networks.transforms.g_s, part, steps.quality, networks.bf16)
+        if passes >= PASSES_TO_BE_EXACT and networks.synthesis.exact is not None:
+            decoded = [networks.synthesis.exact(one, steps.centi) for one in y_hat]
+            x_hat = torch.stack(decoded).div_(255).permute(0, 3, 1, 2)
         x_hat, pixel_bits = tinted(x_hat, gray), steps.pixel_bits(*x.shape[2:])
         over_x = (x_hat - x).mul_(2 * pixel_bits)
         for k, picture in enumerate(self.pictures):
