@@ -7,7 +7,7 @@ that a pool of devices can analyse while ordinary CPUs entropy-code.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -115,7 +115,9 @@ class Analysis:
 class SplitCodec(Codec, Protocol):
     """A learned codec: the accelerator half (analyse, synthesise) and the CPU half apart."""
 
-    def analyse(self, pictures: Sequence[Picture]) -> list[Analysis]: ...
+    def analyse(self, pictures: Sequence[Picture]) -> Iterable[Analysis]:
+        """One of each, in order; raises when the turn of a picture has come that cannot be analysed."""
+        ...
 
     def entropy_encode(self, symbols: Symbols) -> bytes: ...
 

@@ -1,7 +1,7 @@
 """What an encoder does symbol by symbol, compiled for the processor it runs on, by Numba; other threads run meanwhile.
 
-Decoders need none of it. `order` says which symbol is coded when and under which table, `coder` what its words are:
-these are the same, to the last bit, in a fifth of the time.
+Decoders need none of it. `order` says which symbol is coded when and under which table, and words are those that
+`coder` reads, to the last bit.
 
 Duda, "Asymmetric numeral systems", arXiv 1311.2540, in the form of Bamler, arXiv 2201.01741.
 """

@@ -239,16 +239,18 @@ class ExactSynthesis:
         return [torch.stack(table).index_select(0, place) for table in tables]
 
     def _factors_at(self, quality_centi: int) -> list[Tensor]:
-        if quality_centi in self._kept:
-            return self._kept[quality_centi]
+        kept = self._kept.get(quality_centi)
+        if kept is not None:
+            return kept
         gain, modulation = (
             exp2(integer.interpolate(self.tables[name], quality_centi)) for name in ("log2_gain", "log2_modulation")
         )
         found = Y_UNITS / gain, ASINH_UNITS / (gain * self.tables["y_std"].astype(np.float64)), modulation
-        if len(self._kept) >= KEPT_QUALITIES:
-            self._kept.clear()
-        self._kept[quality_centi] = [torch.from_numpy(x.astype(np.float32)).to(self.device) for x in found]
-        return self._kept[quality_centi]
+        made = [torch.from_numpy(x.astype(np.float32)).to(self.device) for x in found]
+        if len(self._kept) >= KEPT_QUALITIES:  # other threads look here, too
+            self._kept = {}
+        self._kept[quality_centi] = made
+        return made
 
 
 def _rows(patches: Tensor, height: int, width: int, side: int) -> Tensor:

@@ -1,7 +1,7 @@
 """Analyse: pictures become integer symbols and the distortion of what they decode to; pixels end here.
 
 Batches are cut by megapixels, not by count: a batch of thumbnails and one panorama cost about the same. A batch
-that fails is tried again one by one, so that one picture cannot fail its neighbours.
+that fails goes on behind the picture that failed, so that one cannot fail its neighbours.
 """
 
 from __future__ import annotations
@@ -44,17 +44,23 @@ class Analyse:
 
     def _analyses(self, pictures: Sequence[Picture]) -> list[Analysis | str]:
         """One analysis, or the reason why there is none, for each picture."""
-        if not pictures:
-            return []
-        try:
-            return list(self.codec.analyse(pictures))
-        except ConfigError:  # a device that is not there is no fault of any picture: the run ends and says so
-            raise
-        except Exception as error:  # torch raises RuntimeError for anything, out of memory included
-            if len(pictures) > 1:
-                return [self._analyses([picture])[0] for picture in pictures]
-            text = str(error) if isinstance(error, CodecError) else f"{type(error).__name__}: {error}"
-            return [text.splitlines()[0] if text else "analysis failed"]
+        results = list[Analysis | str]()
+        while len(results) < len(pictures):
+            rest, before, reason = pictures[len(results) :], len(results), ""
+            try:
+                for analysis in self.codec.analyse(rest):
+                    results.append(analysis)
+            except ConfigError:  # a device that is not there is no fault of any picture: the run ends and says so
+                raise
+            except Exception as error:  # torch raises RuntimeError for anything, out of memory included
+                text = str(error) if isinstance(error, CodecError) else f"{type(error).__name__}: {error}"
+                reason = text.splitlines()[0] if text else "analysis failed"
+            # The error is gone here, and with it what it held of the memory of whoever raised it.
+            if len(results) == before and len(rest) > 1:
+                results += self._analyses(rest[:1])  # perhaps it was all of them that were too many
+            elif len(results) < len(pictures):
+                results.append(reason)
+        return results
 
 
 def by_megapixels(works: Iterable[Work], limit_mpx: float) -> Iterator[list[Work]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -75,6 +76,24 @@ def test_without_a_gpu_it_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="needs a CUDA device"):
         gpu.main([])
+
+
+def test_flags_are_as_before_when_the_last_of_several_threads_is_done() -> None:
+    before, inside, told = torch.backends.cudnn.allow_tf32, threading.Barrier(2, timeout=30), []
+
+    def work(wait: bool) -> None:
+        with tiles.without_tf32():
+            inside.wait()
+            if wait:
+                first.join()
+            told.append(torch.backends.cudnn.allow_tf32)
+
+    first, second = threading.Thread(target=work, args=(False,)), threading.Thread(target=work, args=(True,))
+    second.start()
+    first.start()
+    second.join()
+    assert told == [False, False]
+    assert torch.backends.cudnn.allow_tf32 == before
 
 
 def test_flags_are_as_before_afterwards() -> None:

@@ -292,7 +292,7 @@ def test_a_decoder_in_bf16_shows_the_same_photo_and_what_is_measured_stays_exact
     assert psnr_db(mse(rgb, found)) == pytest.approx(analysis.distortion.psnr_db, abs=0.05)
     changes = fast.networks.bf16 and (model is not None or fast.networks.device.type != "cpu")
     assert changes == (not np.array_equal(right, found))
-    assert fast.analyse([Picture(rgb)])[0].distortion.mse == pytest.approx(mse(rgb, right), abs=0.05)
+    assert next(fast.analyse([Picture(rgb)])).distortion.mse == pytest.approx(mse(rgb, right), abs=0.05)
     with pytest.raises(ConfigError, match="precision 'fp16': expected one of fp32, bf16"):
         registry.decoder_for("cnn", codec.model_id, precision="fp16")
 

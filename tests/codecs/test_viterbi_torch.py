@@ -82,13 +82,14 @@ def test_nothing_to_code_is_nothing(model):
     assert not values.any()
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device; the tests above run the same operators")
 def test_a_gpu_finds_the_same(model):
     there = TrellisQuantiser(model, model.trellis, torch.device("cuda"))
-    here = TrellisQuantiser(model, model.trellis, CPU)
-    index, residual = drawn((4, 50, 60), 9)
+    index, residual = drawn((2, 4, 50, 60), 9)
     prices = torch.rand(4, 1, 1) * 8 + 1
-    symbols, values = there.cheapest(residual.cuda(), index.cuda(), prices.cuda())
-    expected, stands_for = here.cheapest(residual, index, prices)
-    assert (symbols != expected).float().mean() < 1e-3
-    assert (values.cpu() - stands_for).square().mean() < 1e-3
+    symbols, values = searched(there, index.cuda(), residual.cuda(), prices.cuda())
+    for k in range(2):
+        expected, stands_for = there.cheapest(residual[k].cuda(), index[k].cuda(), prices.cuda())
+        assert (symbols[k].cpu() != expected).float().mean() < 1e-3
+        assert (values[k] - stands_for).square().mean() < 1e-3

@@ -120,3 +120,5 @@ def test_without_numba_no_trellis_is_coded_and_the_run_says_so(monkeypatch):
         ConfigError, match=r"numba: .*; encoders of learned codecs need it, install what shardpress depends on"
     ):
         SymbolEncoder(TABLES).encode_trellis(np.zeros(5, np.int16), np.zeros(5, np.uint8), 0, TABLES, 128)
+    with pytest.raises(ConfigError, match="numba"):
+        SymbolEncoder(TABLES).encode(np.zeros(5, np.int16), np.zeros(5, np.uint8))

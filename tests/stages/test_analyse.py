@@ -45,6 +45,20 @@ def test_one_bad_picture_does_not_fail_its_neighbours():
     assert works[1].note == "RuntimeError: unlucky"
 
 
+def test_a_codec_that_fails_in_the_turn_of_a_picture_goes_on_behind_it():
+    """What it has given already is not asked for again."""
+
+    class InTurn(Recorder):
+        def analyse(self, pictures):
+            for picture in pictures:
+                yield from super().analyse([picture])
+
+    codec = InTurn()
+    works = list(Analyse(codec, batch_mpx=9)([work_of(h) for h in (12, 11, 13, 14, 13)]))
+    assert [work.analysis is not None for work in works] == [True, True, False, True, False]
+    assert codec.batches == [[12], [11], [13], [14], [13]]
+
+
 def test_refusals_of_the_codec_are_taken_literally():
     class Refusing(Split):
         def analyse(self, pictures):

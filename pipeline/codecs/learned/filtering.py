@@ -127,7 +127,7 @@ class Evidence:
         return chosen[:, :width, : self.colours].permute(2, 0, 1).contiguous()
 
     def _sum_up(self, worth: Tensor, factors: Tensor) -> None:
-        """torch multiplies, not NumPy: see `nn.integer`. Float32 does for so many summands, not for a picture's."""
+        """torch multiplies, not NumPy: see `nn.integer`. Float32 does for the summands of a CPU, not of a GPU."""
         size = len(self.gram)
         with torch.autocast(factors.device.type, enabled=False):
             factors = factors.double() if factors.is_cuda else factors

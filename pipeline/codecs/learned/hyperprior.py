@@ -153,28 +153,30 @@ class Hyperprior:
 
         return networks.Networks(self.frozen, self.device, self.precision)
 
-    def analyse(self, pictures: Sequence[Picture]) -> list[Analysis]:
-        """Symbols and distortion of each picture; raises CodecError for a picture that 8-bit RGB cannot hold."""
+    def analyse(self, pictures: Sequence[Picture]) -> Iterator[Analysis]:
+        """Symbols and distortion of each picture, in order; on a GPU of many at a time.
+
+        Raises CodecError when the turn of a picture has come that 8-bit RGB cannot hold.
+        """
 
         def measured(picture: Picture, found: Found) -> Analysis:
             x_hat = self.networks.picture(found.y_hat, found.symbols)
             return Analysis(found.symbols, measure(picture.rgb, x_hat))
 
-        return list(self._each(pictures, self._analyse, measured))
+        return self._each(pictures, self._analyse, measured)
 
     def _each(
         self, pictures: Iterable[Picture], alone: Callable[[Picture], T], finish: Callable[[Picture, Found], T]
     ) -> Iterator[T]:
         """`alone` of each picture; on a GPU of several at a time, and `finish` of what was found for them together."""
         if self.networks.one_at_a_time:
-            yield from map(alone, pictures)
-            return
+            return map(alone, pictures)
         from pipeline.codecs.learned import together
 
         setting, plain = None, self.reducing is None and not self.strength
         if plain and self.rate.quality is not None and self.frozen.trellis is not None:
             setting = together.Setting(self.networks, round(self.rate.quality * 100), self.effort)
-        yield from together.each(pictures, self.networks.threads, alone, setting, finish)
+        return together.each(pictures, self.networks.device, self.networks.threads, alone, setting, finish)
 
     def _analyse(self, picture: Picture) -> Analysis:
         found, x_hat = self._symbols(picture)
@@ -247,7 +249,8 @@ class Hyperprior:
     def encode_all(self, pictures: Iterable[Picture]) -> Iterator[Encoded]:
         """What `encode` makes of each, in order; on a GPU of many at a time, in as many threads as torch had.
 
-        Raises CodecError when the turn of a picture has come that cannot be encoded; ask for no more then.
+        There symbols can differ by what is in a batch with a picture. Raises CodecError when the turn of a picture has
+        come that cannot be encoded, and ends.
         """
 
         def written(_: Picture, found: Found) -> Encoded:

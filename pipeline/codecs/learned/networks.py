@@ -344,6 +344,7 @@ class Networks:
         grid = Grid.of(*shape[:2])
         return torch.empty(1, self.model.spec["latent"], 4 * grid.z_height, 4 * grid.z_width, device=self.device)
 
+    @torch.no_grad()
     def picture(self, y_hat: Tensor, symbols: Symbols, precision: str = "fp32") -> np.ndarray:
         """(H, W, 3) uint8 that `symbols` decode to, y_hat (1, M, h, w) in quantiser steps being theirs."""
         steps = self._steps(symbols.quality_centi, self._levels_of(symbols) if symbols.adaptive else None)

@@ -4,18 +4,21 @@ One small picture leaves a GPU idle, which takes longer to be told of operators 
 size in units of 64 px are a batch, each padded as it would be alone, and two batches are under way. What is larger than
 a tile, or is looked at several times, is done by itself, as many at a time as there are threads.
 
-Symbols can differ from those of a picture that is analysed alone, as those of any two devices can; every decoder reads
-either.
+Symbols can differ from those of a picture that is analysed alone, as those of any two devices can, and by a little more
+next to edges that were padded; every decoder reads either.
 """
 
 from __future__ import annotations
 
+import math
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -43,6 +46,8 @@ T = TypeVar("T")
 CHUNK_MPX, BATCH_MPX, MPX_A_GIB = 32.0, 16.0, 0.25
 """Among so many megapixels in a row pictures are looked for that fit together; so many at most go to the GPU at once,
 and so many for each GiB of its memory, for two batches under way take 1 GiB a megapixel."""
+GIB_ALONE = 2.0
+"""Of memory that a picture by itself may take."""
 UNDER_WAY = 2
 
 
@@ -68,6 +73,7 @@ class Setting(NamedTuple):
 
 def each(
     pictures: Iterable[Picture],
+    device: torch.device,
     threads: int,
     alone: Callable[[Picture], T],
     setting: Setting | None,
@@ -76,55 +82,103 @@ def each(
     """What `finish` makes of each picture and what was found, in order; or `alone` of what cannot be in a batch.
 
     Nothing can without a `setting`. Both are called in `threads` threads; what they raise is raised in that picture's
-    turn.
+    turn, and what `pictures` raises behind the last of those before.
     """
-    device = None if setting is None else setting.networks.device
-    pool, batches = _threads(threads, device)
-    waiting = deque[list[Callable[[], T]]]()
-    for chunk in _chunks(pictures):
-        results: dict[int, Callable[[], T]] = {}
-        for members in _batches(chunk, _batch_mpx(device)) if setting is not None else ():
-            assert setting is not None
+    pool, batches = _threads(threads)
+    few = threading.BoundedSemaphore(max(1, int(min(threads, _gib(device) / GIB_ALONE))))
+
+    def by_itself(picture: Picture) -> T:
+        with few:
+            return alone(picture)
+
+    if setting is not None and device.type == "cuda":
+        assert setting.trellis.search  # made here, as other constants were, and there before other streams use them
+        torch.cuda.synchronize(device)
+    waiting = deque[list[tuple[Future[Any], Callable[[], T]]]]()
+    try:
+        for chunk in _chunks(pictures):
+            if isinstance(chunk, Exception):
+                yield from (result() for results in waiting for _, result in results)
+                raise chunk
+            waiting.append(_begun(chunk, pool, batches, by_itself, setting, finish))
+            while len(waiting) > UNDER_WAY:
+                yield from (result() for _, result in waiting[0])
+                waiting.popleft()
+        yield from (result() for results in waiting for _, result in results)
+    finally:
+        for future in (future for results in waiting for future, _ in results):
+            future.cancel()
+
+
+def _begun(
+    chunk: Sequence[Picture],
+    pool: ThreadPoolExecutor,
+    batches: ThreadPoolExecutor,
+    alone: Callable[[Picture], T],
+    setting: Setting | None,
+    finish: Callable[[Picture, Found], T],
+) -> list[tuple[Future[Any], Callable[[], T]]]:
+    """What is under way for each picture of a chunk, and what waits for its result."""
+    results: dict[int, tuple[Future[Any], Callable[[], T]]] = {}
+    if setting is not None:
+        for members in _batches(chunk, min(BATCH_MPX, MPX_A_GIB * _gib(setting.networks.device))):
             batch = Batch(setting, [chunk[k] for k in members], pool)
-            under_way = batches.submit(_finished, batch, finish)
-            results |= {k: partial(_of, under_way, place) for place, k in enumerate(members)}
-        results |= {k: pool.submit(alone, chunk[k]).result for k in range(len(chunk)) if k not in results}
-        waiting.append([results[k] for k in range(len(chunk))])
-        while len(waiting) > UNDER_WAY:
-            yield from (result() for result in waiting.popleft())
-    yield from (result() for results in waiting for result in results)
+            future = batches.submit(_finished, batch, alone, finish)
+            results |= {k: (future, partial(_of, future, place)) for place, k in enumerate(members)}
+    for k in range(len(chunk)):
+        if k not in results:
+            coming = pool.submit(alone, chunk[k])
+            results[k] = coming, coming.result
+    return [results[k] for k in range(len(chunk))]
 
 
 @cache
-def _threads(count: int, device: torch.device | None) -> tuple[ThreadPoolExecutor, ThreadPoolExecutor]:
+def _threads(count: int) -> tuple[ThreadPoolExecutor, ThreadPoolExecutor]:
     """Kept, for cuDNN takes a second to prepare what it does for a thread."""
-    pool = ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,))
-    return pool, ThreadPoolExecutor(UNDER_WAY, initializer=_with_stream, initargs=(device,))
+    return ThreadPoolExecutor(count), ThreadPoolExecutor(UNDER_WAY)
 
 
-def _with_stream(device: torch.device | None) -> None:
-    """Gives this thread a stream of its own, so that it does not wait for what another one has asked for."""
-    if device is not None and device.type == "cuda":
-        torch.cuda.synchronize(device)  # what constants were made in is another stream
-        torch.cuda.set_stream(torch.cuda.Stream(device))
+_mine = threading.local()
 
 
-def _batch_mpx(device: torch.device | None) -> float:
-    if device is None or device.type != "cuda":
-        return BATCH_MPX
-    return min(BATCH_MPX, MPX_A_GIB * torch.cuda.get_device_properties(device).total_memory / 2**30)
+@contextmanager
+def _stream(device: torch.device) -> Iterator[None]:
+    """A stream for each thread, so that it does not wait for what another one has asked for."""
+    if device.type != "cuda":
+        yield
+        return
+    if not hasattr(_mine, "streams"):
+        _mine.streams = {}
+    with torch.cuda.stream(_mine.streams.setdefault(device, torch.cuda.Stream(device))):
+        yield
 
 
-def _chunks(pictures: Iterable[Picture]) -> Iterator[list[Picture]]:
+def _gib(device: torch.device) -> float:
+    """What there is of memory for a process: free, or its own already."""
+    if device.type != "cuda":
+        return math.inf
+    return (torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device)) / 2**30
+
+
+def _chunks(pictures: Iterable[Picture]) -> Iterator[list[Picture] | Exception]:
+    """Pictures in a row, and last, if there is one, the error that they ended with."""
     chunk, held_mpx = list[Picture](), 0.0
-    for picture in pictures:
-        chunk.append(picture)
-        held_mpx += picture.rgb.size / 3e6
-        if held_mpx >= CHUNK_MPX:
+    coming = iter(pictures)
+    while True:
+        try:
+            picture = next(coming, None)
+        except Exception as error:
+            yield chunk
+            yield error
+            return
+        if picture is not None:
+            chunk.append(picture)
+            held_mpx += picture.rgb.size / 3e6
+        if chunk and (picture is None or held_mpx >= CHUNK_MPX):
             yield chunk
             chunk, held_mpx = [], 0.0
-    if chunk:
-        yield chunk
+        if picture is None:
+            return
 
 
 def _batches(chunk: Sequence[Picture], limit_mpx: float) -> Iterator[list[int]]:
@@ -135,7 +189,8 @@ def _batches(chunk: Sequence[Picture], limit_mpx: float) -> Iterator[list[int]]:
         if picture.obstacle is None and max(height_px, width_px) <= TILE_PX:
             groups.setdefault((_whole(height_px, width_px), picture.gray), []).append(k)
     for (grid, _), group in groups.items():
-        count = -(-len(group) * grid.height * grid.width * 256 // int(limit_mpx * 1e6))
+        most = max(1, int(limit_mpx * 1e6 / (grid.height * grid.width * 256)))
+        count = -(-len(group) // most)
         yield from (group[len(group) * i // count : len(group) * (i + 1) // count] for i in range(count))
 
 
@@ -144,8 +199,17 @@ def _whole(height_px: int, width_px: int) -> Grid:
     return Grid.of(-(-height_px // 64) * 64, -(-width_px // 64) * 64)
 
 
-def _finished(batch: Batch, finish: Callable[[Picture, Found], T]) -> list[Future[T]]:
-    return [batch.pool.submit(finish, *one) for one in zip(batch.pictures, batch.found(), strict=True)]
+def _finished(batch: Batch, alone: Callable[[Picture], T], finish: Callable[[Picture, Found], T]) -> list[Future[T]]:
+    """Each picture's results to come; what fails for all, for want of memory perhaps, is done one by one."""
+    found = None
+    try:
+        with _stream(batch.setting.networks.device):
+            found = batch.found()
+    except Exception:
+        pass  # and so is what it held
+    if found is None:
+        return [batch.pool.submit(alone, picture) for picture in batch.pictures]
+    return [batch.pool.submit(finish, *one) for one in zip(batch.pictures, found, strict=True)]
 
 
 def _of(batch: Future[list[Future[T]]], place: int) -> T:
@@ -198,11 +262,11 @@ class Batch:
                 width_px=picture.width_px,
                 gray=picture.gray,
                 quality_centi=quality_centi,
-                y=np.ascontiguousarray(sent[k][own]),
-                z=hyper[k],
+                y=sent[k][own].copy(),
+                z=hyper[k].copy(),
                 trellis=trellis.states,
                 wiener=b"" if wiener is None else wiener.to_bytes(networks.model.tables),
-                index=np.ascontiguousarray(tables[k][own]),
+                index=tables[k][own].copy(),
             )
             return Found(found, y_hat[k][own][None])
 
@@ -226,7 +290,8 @@ class Batch:
         shape = len(self.pictures), 16 * grid.height, 16 * grid.width, 3
         whole = torch.empty(shape, dtype=torch.uint8, pin_memory=self.setting.networks.device.type == "cuda")
         for picture, place in zip(self.pictures, whole, strict=True):
-            place.copy_(padded(torch.from_numpy(picture.rgb), 64))
+            rgb = np.require(picture.rgb, requirements=["C", "W"])
+            place.copy_(padded(torch.from_numpy(rgb), 64))
         return whole.to(self.setting.networks.device).permute(0, 3, 1, 2).float().div_(255)
 
     def _latents(self, x: Tensor, steps: Steps) -> tuple[Tensor, Tensor]:
@@ -249,14 +314,17 @@ class Batch:
     def _slope(self, x: Tensor, y_hat: Tensor, steps: Steps, evidence: Sequence[Evidence], passes: int) -> Tensor:
         """Of lmbda times the decoded pictures' squared errors over y_hat, bits a step, as `Networks._slope` has it.
 
-        `evidence` of each picture is shown what this decodes.
+        Floats see what a picture was padded with behind its edges, a decoder sees zeros: slopes there are not quite
+        its own. `evidence` of each picture is shown what is decoded.
         """
         networks, gray = self.setting.networks, self.pictures[0].gray
         part = steps.in_pixel_units(y_hat)
         x_hat, back = by_autograd(networks.transforms.g_s, part, steps.quality, networks.bf16)
         if passes >= PASSES_TO_BE_EXACT and networks.synthesis.exact is not None:
-            decoded = [networks.synthesis.exact(one, steps.centi) for one in y_hat]
-            x_hat = torch.stack(decoded).div_(255).permute(0, 3, 1, 2)
+            x_hat = x_hat.clone()
+            for k, one in enumerate(y_hat):
+                exactly = networks.synthesis.exact(one[:, *self._own(k)], steps.centi).div_(255)
+                x_hat[k, :, : exactly.shape[0], : exactly.shape[1]] = exactly.permute(2, 0, 1)
         x_hat, pixel_bits = tinted(x_hat, gray), steps.pixel_bits(*x.shape[2:])
         over_x = (x_hat - x).mul_(2 * pixel_bits)
         for k, picture in enumerate(self.pictures):

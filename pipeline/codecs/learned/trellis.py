@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.codecs.learned.quantise import bits_of
-from pipeline.codecs.learned.viterbi_torch import Layout, Search
+from pipeline.codecs.learned.viterbi_torch import Search
 from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.codecs.learned.weights_checks import Trellis
 from pipeline.entropy import order
@@ -40,16 +41,14 @@ class Plan(NamedTuple):
 class TrellisQuantiser:
     """Quantises residuals under the two tables that a model has for each scale index.
 
-    The search is compiled for a CPU, and made of few and large operators for a GPU (`viterbi`, `viterbi_torch`); both
-    find the same.
+    The search for one picture is compiled, for the CPU: its steps are short, and a GPU takes longer to be told of them
+    than a CPU to take them. That for many (`search`) has few and large operators; but for rounding both find the same.
     """
 
     def __init__(self, model: FrozenModel, trellis: Trellis, device: torch.device, states: int = STATES) -> None:
         self.skip_below, self.step, self.device, self.states = model.skip_below, trellis.step, device, states
         self.bits, self.shifts = bits_of(trellis.tables), np.array(trellis.shifts)
-        self.search = Search(self.bits, self.shifts, self.step, states, device)
         self._kept: tuple[Tensor, Tensor, Plan] | None = None
-        self._kept_layout: tuple[Tensor, torch.Size, Layout] | None = None
 
     def cheapest(self, residual: Tensor, index: Tensor, error_bits: Tensor) -> tuple[Tensor, Tensor]:
         """The symbols to send for `residual`, int16 on the CPU, and what they stand for, float32; both shaped like it.
@@ -57,17 +56,19 @@ class TrellisQuantiser:
         `index` are scale indexes, `error_bits` is the price of a squared error, of each or of each of the first axis;
         both spread to the same shape.
         """
-        if self.device.type != "cpu":
-            layout = self._layout(index, residual.shape)
-            sent, stands_for = self.search.cheapest(layout, residual[None].float(), error_bits)
-            return sent[0].cpu(), stands_for[0]
         plan = self._planned(index, error_bits, residual.shape)
         symbols, values = np.zeros(residual.numel(), np.int16), np.zeros(residual.numel(), np.float32)
         if len(plan.at):
-            target, code = residual.reshape(-1).float().numpy(), order.CODES[self.states]
+            target, code = residual.reshape(-1).float().cpu().numpy(), order.CODES[self.states]
             costs = plan.prices, self.bits, self.shifts, np.float32(self.step), np.float32(VALUE_LIMIT)
             _search()(target, plan.at, plan.ends, plan.scales, *costs, self.states, *code, symbols, values)
-        return torch.from_numpy(symbols).view(residual.shape), torch.from_numpy(values).view(residual.shape)
+        stands_for = torch.from_numpy(values).view(residual.shape)
+        return torch.from_numpy(symbols).view(residual.shape), stands_for.to(self.device)
+
+    @cached_property
+    def search(self) -> Search:
+        """That of several pictures at once, on the device."""
+        return Search(self.bits, self.shifts, self.step, self.states, self.device)
 
     def _planned(self, index: Tensor, error_bits: Tensor, shape: torch.Size) -> Plan:
         """What does not depend on residuals; the last is kept, for passes come back with the same tensors."""
@@ -75,18 +76,10 @@ class TrellisQuantiser:
         if kept is None or kept[0] is not index or kept[1] is not error_bits or kept[2].shape != shape:
             with needing_numba():
                 from pipeline.entropy import compiled
-            at, ends, scales = compiled.steps(index.expand(shape).numpy().ravel(), self.skip_below)
-            prices = error_bits.float().reshape(-1).numpy()
+            at, ends, scales = compiled.steps(index.expand(shape).cpu().numpy().ravel(), self.skip_below)
+            prices = error_bits.float().reshape(-1).cpu().numpy()
             plan = Plan(shape, at, ends, scales, prices[at // (shape.numel() // len(prices))])
             kept = self._kept = index, error_bits, plan
-        return kept[2]
-
-    def _layout(self, index: Tensor, shape: torch.Size) -> Layout:
-        """The same for a GPU."""
-        kept = self._kept_layout
-        if kept is None or kept[0] is not index or kept[1] != shape:
-            spread = index.expand(shape)[None]
-            kept = self._kept_layout = index, shape, self.search.layout(spread, spread >= self.skip_below)
         return kept[2]
 
     def centred(self, symbols: Tensor, index: Tensor, states: int) -> Tensor:

@@ -85,7 +85,8 @@ class Search:
 
     def _candidates(self, layout: Layout, target: Tensor, price: Tensor) -> tuple[Tensor, Tensor]:
         """Costs and magnitudes, (steps, 4, lanes), of the best even and odd one under each quantiser; see `viterbi`."""
-        target = target.clamp_max_((VALUE_LIMIT - 1) * self.step)
+        farthest = (VALUE_LIMIT - 1) * self.step
+        target = torch.where(target < farthest, target, farthest)  # of what is no number as well
         shape = target.shape[0], 4, target.shape[1]
         costs, magnitudes = target.new_empty(shape), target.new_empty(shape)
         last = self.bits.shape[1] - 1
