@@ -1,6 +1,6 @@
 """Learned payloads decoded together on a device: workers undo the entropy coding, the main process synthesises.
 
-Entropy decoding holds the GIL, so it scales with DataLoader workers; networks want the accelerator, which workers
+Entropy decoding is the CPU's, and scales with DataLoader workers; networks want the accelerator, which workers
 that were forked must not touch.
 """
 

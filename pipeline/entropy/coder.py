@@ -1,12 +1,14 @@
 """Integers to bits and back: asymmetric numeral systems over frozen tables, grouped by scale index.
 
 All symbols that share a table are coded in one call, which costs 5 to 30 ns a symbol (`order`). What a table does not
-reach is coded as an escape, its value in a byte string of its own. What decodes is constriction's `AnsCoder` (Bamler,
-arXiv 2201.01741); it holds the GIL, so scale it with processes. What encodes is `compiled`, to the same words.
+reach is coded as an escape, its value in a byte string of its own. The coder is constriction's `AnsCoder` (Bamler,
+arXiv 2201.01741), which reads where there is no Numba; `compiled` writes and reads the same words, and other threads
+run meanwhile.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -19,6 +21,7 @@ from pipeline.entropy.tables import FrequencyTables
 from pipeline.errors import BitstreamError, ConfigError
 
 VALUE_LIMIT = 32767
+LEFT_OVER = "symbol stream: words are left over after the last symbol; the payload is damaged"
 
 
 @contextmanager
@@ -36,6 +39,14 @@ def _compiled() -> ModuleType:
     with needing_numba():
         from pipeline.entropy import compiled
     return compiled
+
+
+def _compiled_if_any() -> ModuleType | None:
+    """Decoders can do without."""
+    try:
+        return _compiled()
+    except ConfigError:
+        return None
 
 
 class Words:
@@ -93,12 +104,15 @@ class SymbolDecoder:
 
     def __init__(self, tables: FrequencyTables, escapes: bytes) -> None:
         self._tables = tables
-        self._escapes = iter(_parse_escapes(escapes))
+        self._escapes = deque(_parse_escapes(escapes))
 
     def decode(self, words: Words, indexes: np.ndarray, skip_below: int = 0) -> np.ndarray:
         """The symbols (n,) int16 coded under `indexes` (n,) uint8; zeros where skipped."""
-        symbols = np.zeros(indexes.shape, dtype=np.int16)
-        self._fill(symbols, words, self._tables, order.groups(indexes, skip_below))
+        symbols, used = np.zeros(indexes.shape, dtype=np.int16), indexes.copy()
+        if (compiled := _compiled_if_any()) is not None:
+            self._read(compiled, symbols, used, words, self._tables, skip_below)
+        else:
+            self._fill(symbols, used, words, self._tables, order.groups(indexes, skip_below))
         return symbols
 
     def decode_trellis(
@@ -106,44 +120,70 @@ class SymbolDecoder:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Trellis-coded symbols (n,) int16, and the tables (n,) uint8 that they turned out to be coded under."""
         symbols, used = np.zeros(indexes.shape, dtype=np.int16), indexes.copy()
-        calls = order.halves(indexes, skip_below, len(tables) // 2, symbols, states)
-        self._fill(symbols, words, tables, calls, used)
+        if (compiled := _compiled_if_any()) is not None:
+            self._read(compiled, symbols, used, words, tables, skip_below, states)
+        else:
+            calls = order.halves(indexes, skip_below, len(tables) // 2, symbols, states)
+            self._fill(symbols, used, words, tables, calls)
         return symbols, used
 
-    def _fill(
+    def _read(
         self,
+        compiled: ModuleType,
         symbols: np.ndarray,
+        used: np.ndarray,
         words: Words,
         tables: FrequencyTables,
-        calls: order.Calls,
-        used: np.ndarray | None = None,
+        skip_below: int,
+        states: int = 0,
     ) -> None:
-        try:
-            coder = constriction.stream.stack.AnsCoder(words.array)
-        except ValueError as error:
-            raise BitstreamError(f"symbol stream: {error}; the payload is damaged") from error
+        """As `_fill` does, compiled."""
+        along = (len(tables) // 2, *order.CODES[states]) if states else (0, 0, 0)
+        steps, escapes = compiled.steps(used, skip_below), np.array(self._escapes, np.int64)
+        ranges = *tables.end_to_end, tables.shortcuts
+        _require_whole(words)
+        read, left, state = compiled.read(words.array, escapes, *steps, *along, VALUE_LIMIT, *ranges, symbols, used)
+        if read < 0:
+            raise _not_beyond(escapes[-1 - read] if -1 - read < len(escapes) else None)
+        if left or state:
+            raise BitstreamError(LEFT_OVER)
+        for _ in range(read):
+            self._escapes.popleft()
+
+    def _fill(
+        self, symbols: np.ndarray, used: np.ndarray, words: Words, tables: FrequencyTables, calls: order.Calls
+    ) -> None:
+        _require_whole(words)
+        coder = constriction.stream.stack.AnsCoder(words.array)
         for table, positions in calls:
             reach = int(tables.reaches[table])
             values = coder.decode(tables.models[table], len(positions)) - reach
             if np.maximum.reduce(values) > reach:
                 self._fill_escapes(values, reach)
-            symbols[positions] = values
-            if used is not None:
-                used[positions] = table
+            symbols[positions], used[positions] = values, table
         if not coder.is_empty():
-            raise BitstreamError("symbol stream: words are left over after the last symbol; the payload is damaged")
+            raise BitstreamError(LEFT_OVER)
 
     def _fill_escapes(self, values: np.ndarray, reach: int) -> None:
         for k in np.flatnonzero(values > reach):
-            value = next(self._escapes, None)
+            value = self._escapes.popleft() if self._escapes else None
             if value is None or not reach < abs(value) <= VALUE_LIMIT:
-                raise BitstreamError(f"symbol stream: escaped value {value} is not beyond {reach}; it is damaged")
+                raise _not_beyond(value)
             values[k] = value
 
     def finish(self) -> None:
         """Raises BitstreamError unless every escape has been read."""
-        if next(self._escapes, None) is not None:
+        if self._escapes:
             raise BitstreamError("symbol stream: escaped values are left over; the payload is damaged")
+
+
+def _require_whole(words: Words) -> None:
+    if len(words.array) and not words.array[-1]:
+        raise BitstreamError("symbol stream: its last word is 0, which no coder writes; the payload is damaged")
+
+
+def _not_beyond(value: int | None) -> BitstreamError:
+    return BitstreamError(f"symbol stream: escaped value {value} is not beyond what its table reaches; it is damaged")
 
 
 def _leb128(value: int) -> bytes:

@@ -1,7 +1,7 @@
-"""What an encoder does symbol by symbol, compiled for the processor it runs on, by Numba; other threads run meanwhile.
+"""What is done symbol by symbol, compiled for the processor it runs on, by Numba; other threads run meanwhile.
 
-Decoders need none of it. `order` says which symbol is coded when and under which table, and words are those that
-`coder` reads, to the last bit.
+Decoders do without where there is no Numba, in four times the time. `order` says which symbol is coded when and under
+which table, and words are those that constriction writes and reads (`coder`), to the last bit.
 
 Duda, "Asymmetric numeral systems", arXiv 1311.2540, in the form of Bamler, arXiv 2201.01741.
 """
@@ -15,7 +15,7 @@ import numba
 import numpy as np
 
 from pipeline.entropy import order
-from pipeline.entropy.tables import PRECISION_BITS
+from pipeline.entropy.tables import PRECISION_BITS, SHORTCUT_BITS
 
 WORD_BITS = 32
 
@@ -132,9 +132,70 @@ def _words(values, tables, frequencies, below, first, reaches):  # type: ignore[
     return words[:count].copy(), escapes
 
 
+@numba.njit(nogil=True, error_model="numpy")
+def _next(table, state, left, packed, frequencies, below, first, shortcuts):  # type: ignore[no-untyped-def]
+    """The entry of a table that a state says comes next, the state after it, and how many words are left."""
+    share = state & np.uint64((1 << PRECISION_BITS) - 1)
+    entry = first[table] + np.int64(shortcuts[table, np.int64(share >> np.uint64(PRECISION_BITS - SHORTCUT_BITS))])
+    while share - below[entry] >= frequencies[entry]:
+        entry += 1
+    state = (state >> np.uint64(PRECISION_BITS)) * frequencies[entry] + (share - below[entry])
+    if left and state < np.uint64(1 << WORD_BITS):
+        left -= 1
+        state = state << np.uint64(WORD_BITS) | np.uint64(packed[left])
+    return entry, state, left
+
+
+def _read(  # type: ignore[no-untyped-def]
+    packed, escapes, at, ends, scales, half, after_odd, after_second, limit,
+    frequencies, below, first, reaches, shortcuts, symbols, used,
+):  # fmt: skip
+    """Fills in `symbols` (int16) and the tables `used` (uint8) from words `packed` (uint32), at places `at`.
+
+    Along a trellis if `half`, that of (`after_odd`, `after_second`); tables are as in `_words`, and `shortcuts`
+    (tables, 256) int32 say in which entry each 256th of the range begins. Returns how many of `escapes` (int64) were
+    read, below 0 where one is not what it must be; how many words are left, and the coder's state, both 0 if all is
+    well.
+    """
+    left, state, escaped = len(packed), np.uint64(0), 0
+    while left and state < np.uint64(1 << WORD_BITS):
+        left -= 1
+        state = state << np.uint64(WORD_BITS) | np.uint64(packed[left])
+    lanes = 0
+    for i in range(len(ends)):
+        lanes = max(lanes, ends[i] - (ends[i - 1] if i else 0))
+    states = np.zeros(lanes, np.uint8)
+    for i in range(len(ends)):
+        begin = ends[i - 1] if i else 0
+        for second in range(2 if half else 1):
+            table = scales[i] + half * second
+            reach = reaches[table]
+            for lane in range(ends[i] - begin):
+                if states[lane] & 1 != second:
+                    continue
+                entry, state, left = _next(table, state, left, packed, frequencies, below, first, shortcuts)
+                value = entry - first[table] - reach
+                if value > reach:
+                    value = escapes[escaped] if escaped < len(escapes) else 0
+                    if abs(value) <= reach or abs(value) > limit:
+                        return -1 - escaped, left, state
+                    escaped += 1
+                place = at[begin + lane]
+                symbols[place], used[place] = value, table
+        if half:
+            for lane in range(ends[i] - begin):
+                odd = symbols[at[begin + lane]] & 1
+                states[lane] = (states[lane] >> 1) ^ odd * after_odd ^ (states[lane] & 1) * after_second
+    return escaped, left, state
+
+
 _at = "Tuple((int64[::1], int64[::1], uint8[::1]))(uint8[::1], int64, int64, int64)"
 _dealt = "Tuple((int16[::1], uint8[::1]))(int16[::1], int64[::1], int64[::1], uint8[::1], int64, int64, int64)"
 _coded = "Tuple((uint32[::1], int64[::1]))(int16[::1], uint8[::1], uint64[::1], uint64[::1], int64[::1], int64[::1])"
+_of = "int64[::1], int64[::1], uint8[::1], int64, int64, int64, int64"
+_tables = "uint64[::1], uint64[::1], int64[::1], int64[::1], int32[:, ::1]"
+_found = f"Tuple((int64, int64, uint64))(uint32[::1], int64[::1], {_of}, {_tables}, int16[::1], uint8[::1])"
+read = compiled(_found, _read)
 _compiled_steps, sequence, words = compiled(_at, _steps), compiled(_dealt, _sequence), compiled(_coded, _words)
 
 

@@ -19,6 +19,7 @@ import numpy as np
 from pipeline.errors import BitstreamError
 
 PRECISION_BITS = 24
+SHORTCUT_BITS = 8
 _REACH_LIMIT = 32766
 
 
@@ -78,6 +79,14 @@ class FrequencyTables:
         first = np.concatenate([[0], np.cumsum(2 * reaches + 2)[:-1]])
         below = np.concatenate([np.cumsum(table) - table for table in self._split]).astype(np.uint64)
         return frequencies, below, first, reaches
+
+    @cached_property
+    def shortcuts(self) -> np.ndarray:
+        """In which entry of each table each 256th of the range begins, (tables, 256) int32."""
+        begins = np.arange(1 << SHORTCUT_BITS) << PRECISION_BITS - SHORTCUT_BITS
+        return np.stack([np.searchsorted(np.cumsum(table), begins, side="right") for table in self._split]).astype(
+            np.int32
+        )
 
     def bits(self, index: int) -> np.ndarray:
         """Cost in bits of each entry of a table, escape last: (2 * reach + 2,) float64."""

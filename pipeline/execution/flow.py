@@ -86,7 +86,7 @@ class AnalysePool:
 
 
 def encode_and_commit(batch: pa.Table, ticket: Ticket) -> Iterator[pa.Table]:
-    """Operator B: verification and fallback hold the GIL, so they get processes."""
+    """Operator B: coding, verification and fallback, of which most hold the GIL, so they get processes."""
     steps = steps_of(ticket)
     for works, meta, trace in _received(batch):
         tally = _done_before(steps, meta)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from unittest.mock import patch
 
 import constriction
 import numpy as np
@@ -10,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.entropy import compiled, order
-from pipeline.entropy.coder import SymbolEncoder
+from pipeline.entropy import coder, compiled, order
+from pipeline.entropy.coder import SymbolDecoder, SymbolEncoder, Words
 from pipeline.entropy.tables import FrequencyTables, freeze, logistic_pmf
-from pipeline.errors import ConfigError
+from pipeline.errors import BitstreamError, ConfigError
 
 COUNT = 6
 TABLES = freeze([logistic_pmf(2.0 ** (i % COUNT - 3), 3 + 2 * i) for i in range(2 * COUNT)])
@@ -26,10 +27,10 @@ def plainly(symbols: np.ndarray, calls: order.Calls, tables: FrequencyTables) ->
         reach, values = int(tables.reaches[table]), symbols[positions].astype(np.int32)
         escaped += [int(value) for value in values if abs(value) > reach]
         prepared.append((table, np.where(np.abs(values) > reach, reach + 1, values) + reach))
-    coder = constriction.stream.stack.AnsCoder()
+    ans = constriction.stream.stack.AnsCoder()
     for table, values in reversed(prepared):
-        coder.encode_reverse(values.astype(np.int32), tables.models[table])
-    return coder.get_compressed().astype("<u4").tobytes(), escaped
+        ans.encode_reverse(values.astype(np.int32), tables.models[table])
+    return ans.get_compressed().astype("<u4").tobytes(), escaped
 
 
 def drawn(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -93,6 +94,72 @@ def test_what_cannot_be_written_to_is_coded_all_the_same():
     symbols.flags.writeable = indexes.flags.writeable = False
     assert SymbolEncoder(TABLES).encode_trellis(symbols, indexes, 1, TABLES, 128) == expected
     assert SymbolEncoder(TABLES).encode(symbols, indexes) == plain
+
+
+def read_both_ways(words: bytes, escapes: bytes, indexes: np.ndarray, states: int, tables=TABLES) -> list:
+    """What the compiled reader and constriction make of a stream: arrays, or the kind of their error."""
+    found = []
+    for reader in (compiled, None):
+        with patch.object(coder, "_compiled_if_any", lambda reader=reader: reader):
+            decoder = SymbolDecoder(tables, escapes)
+            try:
+                if states:
+                    read = decoder.decode_trellis(Words(words), indexes, 1, tables, states)
+                else:
+                    read = (decoder.decode(Words(words), indexes, 1),)
+                decoder.finish()
+                found.append([array.tolist() for array in read])
+            except BitstreamError as error:
+                found.append(str(error))
+    return found
+
+
+@pytest.mark.parametrize("states", [0, *order.CODES])
+@pytest.mark.parametrize("count", [0, 1, 2, 77, 5_000, 300_000])
+def test_both_readers_read_the_same(count, states):
+    symbols, indexes = drawn(count, count + states + 1)
+    symbols[:: max(1, count // 7)] = np.resize([-32767, 32767, -40, 900], len(symbols[:: max(1, count // 7)]))
+    symbols[indexes < 1] = 0
+    encoder = SymbolEncoder(TABLES)
+    given = (
+        encoder.encode_trellis(symbols, indexes, 1, TABLES, states) if states else encoder.encode(symbols, indexes, 1)
+    )
+    left, right = read_both_ways(given, encoder.escapes(), indexes, states)
+    assert left == right
+    assert left[0] == symbols.tolist()
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.integers(0, 2**32), st.integers(0, 40), st.integers(0, 120), st.binary(max_size=6), st.sampled_from([0, 16, 128])
+)
+def test_of_what_no_encoder_wrote_both_say_the_same(seed, count, symbols, escapes, states):
+    """Words at random, mostly: refused, in the same words, and never read past their end."""
+    random = np.random.default_rng(seed)
+    _, indexes = drawn(symbols, seed)
+    words = random.integers(0, 2**32, count, dtype=np.uint32)
+    words[random.random(count) < 0.1] = 0
+    try:
+        SymbolDecoder(TABLES, escapes)
+    except BitstreamError:
+        escapes = b""
+    left, right = read_both_ways(words.astype("<u4").tobytes(), escapes, indexes, states)
+    assert left == right
+
+
+@pytest.mark.parametrize("damage", ["cut", "longer", "no escapes", "more escapes", "an escape within reach", "zero"])
+def test_damaged_streams_are_refused_by_both(damage):
+    symbols, indexes = drawn(4_000, 8)
+    symbols[100], symbols[2000] = 5_000, -5_000
+    encoder = SymbolEncoder(TABLES)
+    words, escapes = encoder.encode_trellis(symbols, indexes, 0, TABLES, 128), encoder.escapes()
+    words = {"cut": words[:-4], "longer": words + b"\1\0\0\0", "zero": words + bytes(4)}.get(damage, words)
+    escapes = {"no escapes": b"", "more escapes": escapes + b"\x88\x27", "an escape within reach": b"\2\2"}.get(
+        damage, escapes
+    )
+    left, right = read_both_ways(words, escapes, indexes, 128)
+    assert isinstance(left, str)
+    assert left == right
 
 
 def test_the_rarest_and_the_surest_entry_are_coded():
