@@ -1,16 +1,16 @@
 """Integers to bits and back: asymmetric numeral systems over frozen tables, grouped by scale index.
 
-All symbols that share a table are coded in one call, which costs 5 to 30 ns a symbol (`order`). What a table does not
-reach is coded as an escape, its value in a byte string of its own. The coder is constriction's `AnsCoder` (Bamler,
-arXiv 2201.01741), which reads where there is no Numba; `compiled` writes and reads the same words, and other threads
-run meanwhile.
+All symbols that share a table are coded one after the other (`order`). What a table does not reach is coded as an
+escape, its value in a byte string of its own. The coder is constriction's `AnsCoder` (Bamler, arXiv 2201.01741), which
+reads where there is no Numba; `compiled` writes and reads the same words, and other threads run meanwhile.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from types import ModuleType
 
 import constriction
@@ -41,11 +41,15 @@ def _compiled() -> ModuleType:
     return compiled
 
 
+@cache
 def _compiled_if_any() -> ModuleType | None:
     """Decoders can do without."""
     try:
         return _compiled()
     except ConfigError:
+        return None
+    except Exception as error:  # whatever LLVM has to say
+        logging.getLogger(__name__).warning("decoding goes on without Numba, which failed: %s", error)
         return None
 
 
@@ -104,7 +108,7 @@ class SymbolDecoder:
 
     def __init__(self, tables: FrequencyTables, escapes: bytes) -> None:
         self._tables = tables
-        self._escapes = deque(_parse_escapes(escapes))
+        self._escapes, self._read_escapes = np.array(_parse_escapes(escapes), np.int64), 0
 
     def decode(self, words: Words, indexes: np.ndarray, skip_below: int = 0) -> np.ndarray:
         """The symbols (n,) int16 coded under `indexes` (n,) uint8; zeros where skipped."""
@@ -139,16 +143,15 @@ class SymbolDecoder:
     ) -> None:
         """As `_fill` does, compiled."""
         along = (len(tables) // 2, *order.CODES[states]) if states else (0, 0, 0)
-        steps, escapes = compiled.steps(used, skip_below), np.array(self._escapes, np.int64)
+        steps, escapes = compiled.steps(used, skip_below), self._escapes[self._read_escapes :]
         ranges = *tables.end_to_end, tables.shortcuts
         _require_whole(words)
         read, left, state = compiled.read(words.array, escapes, *steps, *along, VALUE_LIMIT, *ranges, symbols, used)
         if read < 0:
-            raise _not_beyond(escapes[-1 - read] if -1 - read < len(escapes) else None)
+            raise _not_beyond(int(escapes[-1 - read]) if -1 - read < len(escapes) else None)
         if left or state:
             raise BitstreamError(LEFT_OVER)
-        for _ in range(read):
-            self._escapes.popleft()
+        self._read_escapes += read
 
     def _fill(
         self, symbols: np.ndarray, used: np.ndarray, words: Words, tables: FrequencyTables, calls: order.Calls
@@ -166,14 +169,15 @@ class SymbolDecoder:
 
     def _fill_escapes(self, values: np.ndarray, reach: int) -> None:
         for k in np.flatnonzero(values > reach):
-            value = self._escapes.popleft() if self._escapes else None
+            value = int(self._escapes[self._read_escapes]) if self._read_escapes < len(self._escapes) else None
             if value is None or not reach < abs(value) <= VALUE_LIMIT:
                 raise _not_beyond(value)
             values[k] = value
+            self._read_escapes += 1
 
     def finish(self) -> None:
         """Raises BitstreamError unless every escape has been read."""
-        if self._escapes:
+        if self._read_escapes < len(self._escapes):
             raise BitstreamError("symbol stream: escaped values are left over; the payload is damaged")
 
 

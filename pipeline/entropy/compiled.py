@@ -1,6 +1,6 @@
 """What is done symbol by symbol, compiled for the processor it runs on, by Numba; other threads run meanwhile.
 
-Decoders do without where there is no Numba, in four times the time. `order` says which symbol is coded when and under
+Decoders do without where there is no Numba, in twice the time. `order` says which symbol is coded when and under
 which table, and words are those that constriction writes and reads (`coder`), to the last bit.
 
 Duda, "Asymmetric numeral systems", arXiv 1311.2540, in the form of Bamler, arXiv 2201.01741.
@@ -15,7 +15,7 @@ import numba
 import numpy as np
 
 from pipeline.entropy import order
-from pipeline.entropy.tables import PRECISION_BITS, SHORTCUT_BITS
+from pipeline.entropy.tables import PRECISION_BITS
 
 WORD_BITS = 32
 
@@ -136,7 +136,7 @@ def _words(values, tables, frequencies, below, first, reaches):  # type: ignore[
 def _next(table, state, left, packed, frequencies, below, first, shortcuts):  # type: ignore[no-untyped-def]
     """The entry of a table that a state says comes next, the state after it, and how many words are left."""
     share = state & np.uint64((1 << PRECISION_BITS) - 1)
-    entry = first[table] + np.int64(shortcuts[table, np.int64(share >> np.uint64(PRECISION_BITS - SHORTCUT_BITS))])
+    entry = first[table] + np.int64(shortcuts[table, np.int64(share) * shortcuts.shape[1] >> PRECISION_BITS])
     while share - below[entry] >= frequencies[entry]:
         entry += 1
     state = (state >> np.uint64(PRECISION_BITS)) * frequencies[entry] + (share - below[entry])
@@ -201,6 +201,7 @@ _compiled_steps, sequence, words = compiled(_at, _steps), compiled(_dealt, _sequ
 
 def steps(indexes: np.ndarray, skip_below: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What is coded side by side, as `order.steps` says; see `_steps`."""
+    # Arrays from another process cannot be written to, which is another type to Numba.
     own = np.require(indexes, requirements=["C", "W"])
     found: tuple[np.ndarray, np.ndarray, np.ndarray] = _compiled_steps(
         own, skip_below, order.LANES, order.SYMBOLS_A_LANE

@@ -46,21 +46,27 @@ class Analyse:
         """One analysis, or the reason why there is none, for each picture."""
         results = list[Analysis | str]()
         while len(results) < len(pictures):
-            rest, before, reason = pictures[len(results) :], len(results), ""
+            rest = pictures[len(results) :]
+            reason, certain = "the codec gave no analysis", len(rest) == 1
             try:
-                for analysis in self.codec.analyse(rest):
+                for _, analysis in zip(rest, self.codec.analyse(rest), strict=False):
                     results.append(analysis)
             except ConfigError:  # a device that is not there is no fault of any picture: the run ends and says so
                 raise
+            except CodecError as error:  # of this picture, where others have had their turn
+                reason, certain = _line(str(error)), certain or len(rest) > len(pictures) - len(results)
             except Exception as error:  # torch raises RuntimeError for anything, out of memory included
-                text = str(error) if isinstance(error, CodecError) else f"{type(error).__name__}: {error}"
-                reason = text.splitlines()[0] if text else "analysis failed"
+                reason = _line(f"{type(error).__name__}: {error}")
             # The error is gone here, and with it what it held of the memory of whoever raised it.
-            if len(results) == before and len(rest) > 1:
-                results += self._analyses(rest[:1])  # perhaps it was all of them that were too many
-            elif len(results) < len(pictures):
-                results.append(reason)
+            if len(results) < len(pictures):
+                # Perhaps there were too many at once, or it was another one: asked by itself, it can only be this.
+                failed = pictures[len(results) : len(results) + 1]
+                results += [reason] if certain else self._analyses(failed)
         return results
+
+
+def _line(text: str) -> str:
+    return text.splitlines()[0] if text else "analysis failed"
 
 
 def by_megapixels(works: Iterable[Work], limit_mpx: float) -> Iterator[list[Work]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -46,7 +45,14 @@ def pictures() -> list[Picture]:
 def each(codec: Hyperprior, pictures, finish: Callable, alone: Callable | None = None, effort: int = 1) -> Iterator:
     assert codec.rate.quality is not None
     setting = Setting(codec.networks, round(100 * codec.rate.quality), effort)
-    return together.each(pictures, CPU, 2, alone or codec.encode, setting, finish)
+    return together.each(pictures, CPU, 2, alone or _refused, setting, finish)
+
+
+def _refused(picture: Picture) -> object:
+    """Of pictures that a batch should have taken."""
+    if picture.obstacle is None:
+        raise AssertionError(f"a picture of {picture.rgb.shape} was done alone")
+    raise CodecError(f"the source has {picture.obstacle}")
 
 
 def written(codec: Hyperprior) -> Callable[[Picture, Found], bytes]:
@@ -234,18 +240,20 @@ def test_a_batch_that_fails_is_done_one_by_one(codec, pictures, monkeypatch):
     assert found == [codec.encode(picture).payload for picture in pictures]
 
 
-def test_who_stops_asking_cancels_what_has_not_begun(codec, pictures):
-    begun = []
+def test_who_stops_asking_leaves_the_rest_undone(codec, pictures):
+    """One is at work when the first is given out, and none begins after it."""
+    begun, go_on = [], threading.Event()
 
-    def slow(picture: Picture) -> None:
+    def one(picture: Picture) -> None:
         begun.append(picture)
-        time.sleep(0.2)
+        assert len(begun) == 1 or go_on.wait(30)
 
-    found = together.each(pictures, CPU, 2, slow, None, lambda *_: None)
+    found = together.each(pictures, CPU, 1, one, None, lambda *_: None)
     next(found)
     found.close()
-    time.sleep(0.5)
-    assert len(begun) < len(pictures)
+    go_on.set()
+    together._lone(1).submit(int).result()  # behind all of them
+    assert len(begun) <= 2
 
 
 @pytest.mark.parametrize("kind", ["transfer", "without a trellis"])
@@ -259,8 +267,9 @@ def test_models_that_know_no_batches_go_one_by_one_in_threads(kind, pictures, mo
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device; the tests above run the same operators")
-def test_a_gpu_writes_what_a_cpu_reads(codec, pictures):
+def test_a_gpu_writes_what_a_cpu_reads(codec, pictures, monkeypatch):
     there = Hyperprior(codec.rate, device="cuda")
+    monkeypatch.setattr(there, "encode", lambda _: pytest.fail("a batch failed"))
     for picture, encoded in zip(pictures, there.encode_all(pictures), strict=True):
         bpp, cost = worth(codec, picture, codec.encode(picture).payload)
         assert worth(codec, picture, encoded.payload)[1] < cost + 0.05 * bpp + 64 / picture.rgb[..., 0].size

@@ -61,3 +61,12 @@ def refusal(kind: str, data: bytes) -> str | None:
     except BitstreamError as error:
         return str(error)
     return None
+
+
+@pytest.mark.parametrize("skip_below", [-300, -1, 90, 2**70])
+def test_scale_indexes_that_no_table_has_are_not_skipped(skip_below):
+    """What is compiled reads tables by them without looking twice."""
+    data = file_of(KIND)
+    meta = weights.meta_of(data) | {"skip_below": skip_below}
+    with pytest.raises(BitstreamError, match=f"below {skip_below} are not coded; expected 0 to 89"):
+        weights.parse(weights.serialise(safetensors.numpy.load(data), meta))

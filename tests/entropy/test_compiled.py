@@ -1,4 +1,4 @@
-"""What encoders have compiled, against what it stands for: `order`, and the coder that decoders read with."""
+"""What is compiled, against what it stands for: `order`, and constriction, which reads where there is no Numba."""
 
 from __future__ import annotations
 
@@ -84,6 +84,36 @@ def test_without_a_trellis_as_well(pairs, skip_below):
     words, escaped = plainly(symbols, order.groups(indexes, skip_below), TABLES)
     assert encoder.encode(symbols, indexes, skip_below) == words
     assert encoder._escaped == escaped
+
+
+@pytest.mark.parametrize("reach", [0, 1, 32766])
+def test_tables_of_any_reach_and_rare_entries_are_read(reach):
+    """All but the first entry have a frequency of 1, and those of the widest fill some 256ths of the range alone."""
+    rare = np.ones(2 * reach + 2, np.int64)
+    rare[0] += (1 << 24) - len(rare)
+    tables = FrequencyTables(np.concatenate([rare, rare[::-1]]), np.array([reach, reach], np.int32))
+    symbols = np.resize([-reach, reach, 0, 32767, -reach, -32767, reach], 3_000).astype(np.int16)
+    indexes = np.ones(3_000, np.uint8)
+    encoder = SymbolEncoder(tables)
+    words = encoder.encode(symbols, indexes, 1)
+    left, right = read_both_ways(words, encoder.escapes(), indexes, 0, tables)
+    assert left == right == [symbols.tolist()]
+
+
+def test_without_numba_decoders_read_as_they_do_with_it(monkeypatch):
+    symbols, indexes = drawn(3_000, 4)
+    encoder = SymbolEncoder(TABLES)
+    words = encoder.encode_trellis(symbols, indexes, 0, TABLES, 128)
+    coder._compiled_if_any.cache_clear()
+    monkeypatch.delitem(sys.modules, "pipeline.entropy.compiled", raising=False)
+    monkeypatch.delattr("pipeline.entropy.compiled", raising=False)
+    monkeypatch.setitem(sys.modules, "numba", None)
+    try:
+        assert coder._compiled_if_any() is None
+        read, _ = SymbolDecoder(TABLES, encoder.escapes()).decode_trellis(Words(words), indexes, 0, TABLES, 128)
+    finally:
+        coder._compiled_if_any.cache_clear()
+    assert np.array_equal(read, symbols)
 
 
 def test_what_cannot_be_written_to_is_coded_all_the_same():

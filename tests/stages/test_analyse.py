@@ -51,12 +51,40 @@ def test_a_codec_that_fails_in_the_turn_of_a_picture_goes_on_behind_it():
     class InTurn(Recorder):
         def analyse(self, pictures):
             for picture in pictures:
+                if picture.height_px == 13:
+                    self.batches.append([13])
+                    raise CodecError("out of reach")
                 yield from super().analyse([picture])
 
     codec = InTurn()
     works = list(Analyse(codec, batch_mpx=9)([work_of(h) for h in (12, 11, 13, 14, 13)]))
     assert [work.analysis is not None for work in works] == [True, True, False, True, False]
     assert codec.batches == [[12], [11], [13], [14], [13]]
+    assert works[2].note == works[4].note == "out of reach"
+
+
+def test_what_fails_for_want_of_memory_is_tried_by_itself():
+    """In whoever's turn it came."""
+
+    class Short(Recorder):
+        def analyse(self, pictures):
+            for k, picture in enumerate(pictures):
+                if k == 2:
+                    raise RuntimeError("CUDA out of memory")
+                yield from super().analyse([picture])
+
+    works = list(Analyse(Short(), batch_mpx=9)([work_of(h) for h in (12, 11, 14, 15, 16, 17)]))
+    assert all(work.analysis is not None for work in works)
+
+
+@pytest.mark.parametrize("given", [0, 5])
+def test_a_codec_with_too_few_analyses_or_too_many_gives_nobody_another_ones(given):
+    class Wrong(Split):
+        def analyse(self, pictures):
+            return [analysis_of(self.model_id)] * given
+
+    works = list(Analyse(Wrong(), batch_mpx=9)([work_of(h) for h in (12, 13, 14)]))
+    assert [work.note for work in works] == [None if given else "the codec gave no analysis"] * 3
 
 
 def test_refusals_of_the_codec_are_taken_literally():

@@ -170,13 +170,14 @@ class Hyperprior:
     ) -> Iterator[T]:
         """`alone` of each picture; on a GPU of several at a time, and `finish` of what was found for them together."""
         if self.networks.one_at_a_time:
-            return map(alone, pictures)
+            yield from map(alone, pictures)
+            return
         from pipeline.codecs.learned import together
 
         setting, plain = None, self.reducing is None and not self.strength
         if plain and self.rate.quality is not None and self.frozen.trellis is not None:
             setting = together.Setting(self.networks, round(self.rate.quality * 100), self.effort)
-        return together.each(pictures, self.networks.device, self.networks.threads, alone, setting, finish)
+        yield from together.each(pictures, self.networks.device, self.networks.threads, alone, setting, finish)
 
     def _analyse(self, picture: Picture) -> Analysis:
         found, x_hat = self._symbols(picture)

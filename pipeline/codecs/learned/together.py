@@ -2,7 +2,7 @@
 
 One small picture leaves a GPU idle, which takes longer to be told of operators than to compute them. So pictures of one
 size in units of 64 px are a batch, each padded as it would be alone, and two batches are under way. What is larger than
-a tile, or is looked at several times, is done by itself, as many at a time as there are threads.
+a tile, or is looked at several times, is done by itself, as many at a time as there are threads and memory.
 
 Symbols can differ from those of a picture that is analysed alone, as those of any two devices can, and by a little more
 next to edges that were padded; every decoder reads either.
@@ -10,11 +10,12 @@ next to edges that were padded; every decoder reads either.
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -47,7 +48,7 @@ CHUNK_MPX, BATCH_MPX, MPX_A_GIB = 32.0, 16.0, 0.25
 """Among so many megapixels in a row pictures are looked for that fit together; so many at most go to the GPU at once,
 and so many for each GiB of its memory, for two batches under way take 1 GiB a megapixel."""
 GIB_ALONE = 2.0
-"""Of memory that a picture by itself may take."""
+"""Of memory for each picture that is done by itself: so many go at once, and it is hoped that it will do."""
 UNDER_WAY = 2
 
 
@@ -81,55 +82,84 @@ def each(
 ) -> Iterator[T]:
     """What `finish` makes of each picture and what was found, in order; or `alone` of what cannot be in a batch.
 
-    Nothing can without a `setting`. Both are called in `threads` threads; what they raise is raised in that picture's
-    turn, and what `pictures` raises behind the last of those before.
+    Nothing can without a `setting`. Both are called in `threads` threads at most; what they raise is raised in that
+    picture's turn, and what `pictures` raises behind the last of those before.
     """
     pool, batches = _threads(threads)
-    few = threading.BoundedSemaphore(max(1, int(min(threads, _gib(device) / GIB_ALONE))))
+    lone = _lone(max(1, int(min(threads, _gib(device) / GIB_ALONE))))
+    stopped = threading.Event()
 
-    def by_itself(picture: Picture) -> T:
-        with few:
-            return alone(picture)
+    def unless_stopped(work: Callable[..., T]) -> Callable[..., T]:
+        def careful(*args: Any) -> T:
+            if stopped.is_set():
+                raise CancelledError
+            return work(*args)
 
+        return careful
+
+    begin = _Begin(pool, batches, lone, unless_stopped(alone), setting, unless_stopped(finish), stopped)
     if setting is not None and device.type == "cuda":
-        assert setting.trellis.search  # made here, as other constants were, and there before other streams use them
+        setting.trellis.search.settle()  # made here, as other constants were, and there before other streams use them
         torch.cuda.synchronize(device)
-    waiting = deque[list[tuple[Future[Any], Callable[[], T]]]]()
+    waiting = deque[list[Callable[[], T]]]()
     try:
         for chunk in _chunks(pictures):
             if isinstance(chunk, Exception):
-                yield from (result() for results in waiting for _, result in results)
+                yield from (result() for results in waiting for result in results)
                 raise chunk
-            waiting.append(_begun(chunk, pool, batches, by_itself, setting, finish))
+            waiting.append(begin(chunk))
             while len(waiting) > UNDER_WAY:
-                yield from (result() for _, result in waiting[0])
-                waiting.popleft()
-        yield from (result() for results in waiting for _, result in results)
+                yield from (result() for result in waiting.popleft())
+        yield from (result() for results in waiting for result in results)
     finally:
-        for future in (future for results in waiting for future, _ in results):
-            future.cancel()
+        stopped.set()  # for what has not begun
 
 
-def _begun(
-    chunk: Sequence[Picture],
-    pool: ThreadPoolExecutor,
-    batches: ThreadPoolExecutor,
-    alone: Callable[[Picture], T],
-    setting: Setting | None,
-    finish: Callable[[Picture, Found], T],
-) -> list[tuple[Future[Any], Callable[[], T]]]:
-    """What is under way for each picture of a chunk, and what waits for its result."""
-    results: dict[int, tuple[Future[Any], Callable[[], T]]] = {}
-    if setting is not None:
-        for members in _batches(chunk, min(BATCH_MPX, MPX_A_GIB * _gib(setting.networks.device))):
-            batch = Batch(setting, [chunk[k] for k in members], pool)
-            future = batches.submit(_finished, batch, alone, finish)
-            results |= {k: (future, partial(_of, future, place)) for place, k in enumerate(members)}
-    for k in range(len(chunk)):
-        if k not in results:
-            coming = pool.submit(alone, chunk[k])
-            results[k] = coming, coming.result
-    return [results[k] for k in range(len(chunk))]
+class _Begin(NamedTuple):
+    """Begins with a chunk of pictures; gives what waits for the result of each."""
+
+    pool: ThreadPoolExecutor
+    batches: ThreadPoolExecutor
+    lone: ThreadPoolExecutor
+    alone: Callable[[Picture], Any]
+    setting: Setting | None
+    finish: Callable[[Picture, Found], Any]
+    stopped: threading.Event
+
+    def __call__(self, chunk: Sequence[Picture]) -> list[Callable[[], Any]]:
+        results: dict[int, Callable[[], Any]] = {}
+        if self.setting is not None:
+            for members in _batches(chunk, min(BATCH_MPX, MPX_A_GIB * _gib(self.setting.networks.device))):
+                batch = Batch(self.setting, [chunk[k] for k in members], self.pool)
+                future = self.batches.submit(self.finished, batch)
+                results |= {k: partial(_of, future, place) for place, k in enumerate(members)}
+        for k in range(len(chunk)):
+            if k not in results:
+                results[k] = self.lone.submit(self.alone, chunk[k]).result
+        return [results[k] for k in range(len(chunk))]
+
+    def finished(self, batch: Batch) -> list[Future[Any]]:
+        """Each picture's result to come; what a GPU cannot do for all at once is done one by one."""
+        if self.stopped.is_set():
+            raise CancelledError
+        found = None
+        try:
+            with _stream(batch.setting.networks.device):
+                found = batch.found()
+        except RuntimeError as error:  # out of memory, mostly
+            logging.getLogger(__name__).warning(
+                "%d pictures go one by one, for together they failed: %s",
+                len(batch.pictures),
+                str(error).split("\n")[0],
+            )
+        if found is None:  # and the error is gone, with what it held
+            return [self.lone.submit(self.alone, picture) for picture in batch.pictures]
+        return [self.pool.submit(self.finish, *one) for one in zip(batch.pictures, found, strict=True)]
+
+
+@cache
+def _lone(count: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count)
 
 
 @cache
@@ -149,7 +179,9 @@ def _stream(device: torch.device) -> Iterator[None]:
         return
     if not hasattr(_mine, "streams"):
         _mine.streams = {}
-    with torch.cuda.stream(_mine.streams.setdefault(device, torch.cuda.Stream(device))):
+    if device not in _mine.streams:
+        _mine.streams[device] = torch.cuda.Stream(device)
+    with torch.cuda.stream(_mine.streams[device]):
         yield
 
 
@@ -197,19 +229,6 @@ def _batches(chunk: Sequence[Picture], limit_mpx: float) -> Iterator[list[int]]:
 def _whole(height_px: int, width_px: int) -> Grid:
     """That of a picture padded to multiples of 64."""
     return Grid.of(-(-height_px // 64) * 64, -(-width_px // 64) * 64)
-
-
-def _finished(batch: Batch, alone: Callable[[Picture], T], finish: Callable[[Picture, Found], T]) -> list[Future[T]]:
-    """Each picture's results to come; what fails for all, for want of memory perhaps, is done one by one."""
-    found = None
-    try:
-        with _stream(batch.setting.networks.device):
-            found = batch.found()
-    except Exception:
-        pass  # and so is what it held
-    if found is None:
-        return [batch.pool.submit(alone, picture) for picture in batch.pictures]
-    return [batch.pool.submit(finish, *one) for one in zip(batch.pictures, found, strict=True)]
 
 
 def _of(batch: Future[list[Future[T]]], place: int) -> T:

@@ -40,6 +40,10 @@ class Search:
         before = np.stack([2 * moved + (to >= self.half), 2 * (moved ^ odd) + (to >= self.half)])
         self.before = torch.from_numpy(before).to(device)
 
+    def settle(self) -> None:
+        """Wait until its constants are on the device."""
+        self.before.cpu()
+
     def layout(self, index: Tensor, coded: Tensor) -> Layout:
         """Of scale indexes uint8 and which of them are coded, (N, ...): the steps that `order.steps` has for each."""
         flat = coded.reshape(-1).nonzero().squeeze(1)

@@ -82,6 +82,11 @@ def parse(data: bytes) -> FrozenModel:
         worth = checks.worth_of(meta.get("refinement"))
     except MALFORMED as error:
         raise BitstreamError(f"weights: not a shardpress model file ({error}); fetch it again") from error
+    if not 0 <= skip_below <= integer.INDEX_COUNT:
+        raise BitstreamError(
+            f"weights: scale indexes below {skip_below} are not coded; expected 0 to {integer.INDEX_COUNT}; "
+            "fetch the file again"
+        )
     if not isinstance(kind, str) or kind not in CODECS:
         raise BitstreamError(f"weights: found a model of kind {kind!r}; known are {', '.join(CODECS)}")
     wanted = {"log2_sigma_z"} if kind == KIND else {"channels.order", "log2_gain.table"}
