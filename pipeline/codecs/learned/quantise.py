@@ -28,7 +28,7 @@ SURELY_ZERO = 0.25
 PASSES = (0, 1, 2, 3, 4, 6, 8, 12, 16, 32)
 """Slopes of the decoder's error that each effort computes."""
 PASSES_TO_BE_EXACT = 8
-"""From so many on, errors are those of the decoder in integers, for half of a pass's time: many passes end where the
+"""From so many on, errors are those of the decoder in integers, for most of a pass's time: many passes end where the
 float one is best, which is another place (0.2 % at 8 passes, 0.4 % at 32, LOG.md)."""
 
 TRUST = 1.0
