@@ -68,13 +68,19 @@ def _steps(indexes, skip_below, most_lanes, symbols_a_lane):  # type: ignore[no-
     return at, ends, scales
 
 
-def _sequence(symbols, at, ends, scales, half, after_odd, after_second):  # type: ignore[no-untyped-def]
-    """Symbols at places `at` in the order of `order.halves`: (m,) int16, and the table of each, (m,) uint8."""
-    values, tables = np.empty(len(at), np.int16), np.empty(len(at), np.uint8)
+@numba.njit(nogil=True, error_model="numpy")
+def _start(ends):  # type: ignore[no-untyped-def]
+    """The state of each lane before the first of steps that end there, as many as the longest step has symbols."""
     lanes = 0
     for i in range(len(ends)):
         lanes = max(lanes, ends[i] - (ends[i - 1] if i else 0))
-    state = np.zeros(lanes, np.uint8)
+    return np.zeros(lanes, np.uint8)
+
+
+def _sequence(symbols, at, ends, scales, half, after_odd, after_second):  # type: ignore[no-untyped-def]
+    """Symbols at places `at` in the order of `order.halves`: (m,) int16, and the table of each, (m,) uint8."""
+    values, tables = np.empty(len(at), np.int16), np.empty(len(at), np.uint8)
+    state = _start(ends)
     for i in range(len(ends)):
         first = ends[i - 1] if i else 0
         count, seconds = ends[i] - first, 0
@@ -161,10 +167,7 @@ def _read(  # type: ignore[no-untyped-def]
     while left and state < np.uint64(1 << WORD_BITS):
         left -= 1
         state = state << np.uint64(WORD_BITS) | np.uint64(packed[left])
-    lanes = 0
-    for i in range(len(ends)):
-        lanes = max(lanes, ends[i] - (ends[i - 1] if i else 0))
-    states = np.zeros(lanes, np.uint8)
+    states = _start(ends)
     for i in range(len(ends)):
         begin = ends[i - 1] if i else 0
         for second in range(2 if half else 1):
