@@ -176,6 +176,9 @@ class Seen:
         self.height_px, self.width_px = picture.height_px, picture.width_px
         self.levels = np.zeros(0)
 
+    def filter(self) -> None:
+        return None
+
     def add(self, x_hat: torch.Tensor, *_: object) -> None:
         self.levels = (x_hat[0].permute(1, 2, 0) * 255).round().clamp(0, 255).byte().numpy()
 

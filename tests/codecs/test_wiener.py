@@ -13,7 +13,7 @@ from PIL import Image
 
 from pipeline.bitstream import container
 from pipeline.codecs.learned import adaptive, networks, symbols, synthesis, tiles
-from pipeline.codecs.learned.filtering import Evidence, filtered, kernel_of
+from pipeline.codecs.learned.filtering import Evidence, expected, filtered, kernel_of
 from pipeline.codecs.learned.hyperprior import Hyperprior
 from pipeline.codecs.learned.static import Transfer
 from pipeline.codecs.learned.wiener import Wiener, groups_of
@@ -194,7 +194,7 @@ def test_errors_count_by_what_they_are_worth_where_they_are():
     x_hat, x = torch.rand(2, 1, 3, 60, 50, generator=torch.Generator().manual_seed(0))
 
     def evidence(x_hat: torch.Tensor, x: torch.Tensor, bits: torch.Tensor) -> Evidence:
-        found = Evidence(60, 50, gray=False)
+        found = Evidence(60, 50, gray=False, quality=1.0, largest=1024)
         found.add(x_hat, x, bits)
         return found
 
@@ -223,7 +223,7 @@ def test_a_large_picture_is_judged_by_rows_of_all_its_regions(codec, photo, monk
     monkeypatch.setattr(symbols, "BAND_POSITIONS", 1)
     monkeypatch.setattr(networks, "REGION_POSITIONS", 4 * 25)
     monkeypatch.setattr(Evidence, "add", lambda self, x_hat, x, bits: shown.append(x.shape[2:].numel()))
-    codec.networks.symbols_of(photo.rgb, 6000, gray=False, effort=2)
+    codec.networks.symbols_of(photo.rgb, 6000, gray=False, effort=1)
     assert 1 <= sum(shown) / photo.rgb[..., 0].size < 1.1  # the end of a picture may be in two tiles
     assert len(shown) > 3
 
@@ -234,27 +234,57 @@ def test_least_squares_find_what_was_done_to_a_picture():
     done = random_filter(1, limit=20, shift=9)
     wanted = filtered(torch.from_numpy(levels), kernel_of(done, CPU))
     x_hat, x = (torch.as_tensor(part).permute(2, 0, 1)[None] / 255 for part in (levels, wanted))
-    evidence = Evidence(240, 320, gray=False)
+    evidence = Evidence(240, 320, gray=False, quality=1.0, largest=1024)
     evidence.share = 0.2
     evidence.add(x_hat, x, torch.tensor([1e7]))
-    found = evidence.filter(1.0, 1024)
+    found = evidence.filter()
     assert found is not None
     after = filtered(torch.from_numpy(levels), kernel_of(found, CPU))
     before = (torch.from_numpy(levels) - wanted)[2:-2, 2:-2].square().mean()
     assert (after - wanted)[2:-2, 2:-2].square().mean() < 0.02 * before
 
 
+@pytest.mark.parametrize("colours", [1, 3])
+def test_encoders_expect_what_decoders_do(colours):
+    rgb = made_static.photos()[0][:200, :304]
+    rgb = rgb if colours == 3 else rgb[..., 1:2].repeat(3, axis=2)
+    wiener = random_filter(2, colours)
+    of_decoder = filtered(torch.from_numpy(rgb[..., :colours].astype(np.float32)), kernel_of(wiener, CPU))
+    x_hat = torch.from_numpy(rgb.copy()).permute(2, 0, 1)[None] / 255
+    of_encoder = expected(x_hat, wiener)[0].permute(1, 2, 0) * 255
+    assert (of_encoder - of_decoder).abs().max() < 1e-3
+    assert (of_decoder - x_hat[0, :colours].permute(1, 2, 0) * 255).abs().mean() > 0.3  # and that is something
+
+
+@pytest.mark.parametrize("effort", [1, 6])
+def test_passes_go_by_errors_behind_the_filter(codec, monkeypatch, effort):
+    def costs() -> float:
+        """Bits of some photos, and what their errors are worth."""
+        total = 0.0
+        for rgb in made_static.photos():
+            found, x_hat = codec.networks.analyse(rgb, 6000, gray=False, effort=effort)
+            total += 8 * len(codec.entropy_encode(found)) + lmbda * mse(rgb, x_hat) * rgb[..., 0].size
+        return total
+
+    lmbda = HyperpriorSpec(**codec.frozen.spec).lmbda(torch.tensor(0.6)).item()
+    minded = costs()
+    monkeypatch.setattr(networks, "expected", lambda x_hat, wiener: x_hat)
+    assert minded < 0.998 * costs()
+
+
 def test_what_tables_do_not_hold_or_is_no_number_is_not_sent():
     x_hat = torch.rand(1, 3, 60, 60, generator=torch.Generator().manual_seed(0))
     x = x_hat.roll(1, 1)  # each colour is another one: taps of 256
-    evidence = Evidence(60, 60, gray=False)
+    evidence = Evidence(60, 60, gray=False, quality=1.0, largest=1024)
     evidence.add(x_hat, x, torch.tensor([1e7]))
-    found = evidence.filter(1.0, 1024)
+    found = evidence.filter()
     assert found is not None
     assert np.abs(found.taps).max() > 200
-    assert evidence.filter(1.0, 100) is None
+    evidence.largest = 100
+    assert evidence.filter() is None
+    evidence.largest = 1024
     evidence.add(x_hat * np.nan, x, torch.tensor([1e7]))
-    assert evidence.filter(1.0, 1024) is None
+    assert evidence.filter() is None
 
 
 def test_it_travels_between_processes(codec, photo):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from functools import cache
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.codecs.learned.wiener import LEVEL_LIMIT, LEVEL_UNITS, PAIRS, RADIUS, Wiener
@@ -15,6 +17,8 @@ from pipeline.entropy.coder import VALUE_LIMIT
 SAMPLE_PX, SUMMANDS, SUMMANDS_OF_GPU = 1 << 17, 1 << 14, 1 << 18
 LEAST_SHARE = 1 / 16
 """Rows are looked at, drawn at random, until they are so many pixels, or such a share of a large picture."""
+UNSENT_SHARE = 1 / 4
+"""Of those rows, where a filter is only to say what errors a pass should mind."""
 TAP_DEVIATION = 0.05
 """Of taps, as expected before a picture is seen."""
 BELIEVED = 0.5
@@ -54,6 +58,16 @@ def filtered(levels: Tensor, kernel: Tensor) -> Tensor:
     return out.view(height, width, colours)
 
 
+def expected(x_hat: Tensor, wiener: Wiener | None) -> Tensor:
+    """A decoded picture (1, 3, H, W) on 0 .. 1 as its filter will leave it, in floats: for an encoder's errors."""
+    if wiener is None:
+        return x_hat
+    kernel = torch.from_numpy(wiener.kernel * 0.5**wiener.shift).to(x_hat.device, torch.float32)
+    seen = F.pad(x_hat[:, : len(wiener.taps)].float().clamp(0, 1), (RADIUS,) * 4, mode="replicate")
+    with torch.autocast(x_hat.device.type, enabled=False):
+        return F.conv2d(seen, kernel).expand(-1, 3, -1, -1)
+
+
 def kernel_of(wiener: Wiener, device: torch.device) -> Tensor:
     """(5, 12 C, 8 C): what each pixel of 12 in a row adds to 8 of a row, for each of five rows; a level is 1."""
     taps, colours = wiener.kernel, len(wiener.taps)
@@ -87,15 +101,24 @@ class Evidence:
     Args:
         height_px, width_px: of the picture.
         gray: its colours are one.
+        quality: in [0, 1].
+        largest: the largest tap that tables hold.
     """
 
-    def __init__(self, height_px: int, width_px: int, gray: bool) -> None:
+    def __init__(self, height_px: int, width_px: int, gray: bool, quality: float, largest: int) -> None:
+        self.quality, self.largest = quality, largest
         self.height_px, self.width_px = height_px, width_px
         self.colours, self.pixels = 1 if gray else 3, height_px * width_px
         self.share = min(1.0, max(LEAST_SHARE, SAMPLE_PX / self.pixels))
         size = len(PAIRS) * self.colours + (self.colours if self.colours > 1 else 0)
         self.gram, self.cross, self.seen = np.zeros((size, size)), np.zeros((size, self.colours)), 0
         self.random = np.random.default_rng(0)
+
+    def copy(self, sent: bool) -> Evidence:
+        """The same so far; a fourth as much is looked at from here on unless its filter is to be sent."""
+        found = copy.deepcopy(self)
+        found.share *= 1 if sent else UNSENT_SHARE
+        return found
 
     def add(self, x_hat: Tensor, x: Tensor, bits: Tensor) -> None:
         """A window of the decoded picture and the source, (1, 3, H, W) on 0 .. 1, and what a squared error of one
@@ -139,19 +162,16 @@ class Evidence:
         self.gram += found[:, :size]
         self.cross += found[:, size:]
 
-    def filter(self, quality: float, largest: int) -> Wiener | None:
-        """The filter that saves most, in bits and errors together; None if none saves anything.
-
-        Quality in [0, 1]; `largest` is the largest tap that tables hold.
-        """
+    def filter(self) -> Wiener | None:
+        """The filter that saves most, in bits and errors together; None if none saves anything."""
         if not self.seen or not np.isfinite(self.gram).all():
             return None
         scale = self.pixels / self.seen
-        shift = 5 + round(3 * quality)
+        shift = 5 + round(3 * self.quality)
         rows = [self._row(colour, scale, shift) for colour in range(self.colours)]
         taps = np.stack([taps for taps, _, _ in rows])
         saved, spent = (sum(row[k] for row in rows) for k in (1, 2))
-        if BELIEVED * saved <= spent + HEAD_BITS or np.abs(taps).max() > min(largest, VALUE_LIMIT):
+        if BELIEVED * saved <= spent + HEAD_BITS or np.abs(taps).max() > min(self.largest, VALUE_LIMIT):
             return None
         found = Wiener(shift, taps.astype(np.int16))
         return found if found.is_exact else None

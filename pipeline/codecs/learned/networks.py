@@ -17,7 +17,7 @@ from torch import Tensor
 from pipeline.codecs.base import Symbols
 from pipeline.codecs.learned import adaptive
 from pipeline.codecs.learned.analysis import AnalysisByHand, padded
-from pipeline.codecs.learned.filtering import Evidence
+from pipeline.codecs.learned.filtering import Evidence, expected
 from pipeline.codecs.learned.quantise import PASSES, PASSES_TO_BE_EXACT, Quantiser, pulls, trusted
 from pipeline.codecs.learned.slopes import Back, ByHand, by_autograd
 from pipeline.codecs.learned.steps import Steps
@@ -62,6 +62,7 @@ class Networks:
             self.transforms.branches_to_bf16(decoder=self.synthesis.exact is not None)
         self.quantiser = Quantiser(model, self.device)
         self.trellis = TrellisQuantiser(model, model.trellis, self.device) if model.trellis else None
+        self.largest_tap = int(model.tables.reaches[-1])
         self.h_s = model.h_s  # on a CPU, NumPy is faster at what is between the products of its layers
         if self.device.type != "cpu":
             self.h_s = model.h_s.to(lambda array: torch.from_numpy(array).to(self.device))
@@ -131,7 +132,8 @@ class Networks:
         y_hat = y[0, :, : grid.height, : grid.width]  # y itself, until what it is rounded to takes its place
         index = np.empty(y_hat.shape, np.uint8) if height_px * width_px <= INDEX_LIMIT_PX else None
         symbols, passes = np.empty(y_hat.shape, dtype=np.int16), PASSES[effort]
-        evidence, quality = Evidence(height_px, width_px, gray), quality_centi / integer.QUALITY_UNITS
+        quality = quality_centi / integer.QUALITY_UNITS
+        evidence = Evidence(height_px, width_px, gray, quality, self.largest_tap)
         for bands in _regions(self._bands(grid, quality_centi, z, strength, index), grid.width, passes):
             rows = slice(bands[0][0].start, bands[-1][0].stop)
             target = y_hat[:, rows].clone() if passes or targets is not None else y_hat[:, rows]
@@ -139,14 +141,15 @@ class Networks:
             last = error_bits if worth == 1 else error_bits * worth
             first = error_bits if passes else last
             self._settle(bands, target, first if self.trellis else None, symbols, y_hat)
+            done = evidence
             for number, pull in enumerate(pulls(passes, quality), 1):
-                seen = evidence if number == passes else None
-                slope = self._slope(rgb, y_hat, rows, steps, gray, seen, passes >= PASSES_TO_BE_EXACT)
+                known, evidence = evidence, done.copy(sent=number == passes)
+                slope = self._slope(rgb, y_hat, rows, steps, gray, (evidence, known), passes >= PASSES_TO_BE_EXACT)
                 target += pull * (y_hat[:, rows] - trusted(slope, error_bits, quality) - target)
                 self._settle(bands, target, last if number == passes else error_bits, symbols, y_hat)
             if targets is not None:
                 targets[:, rows] = target
-        wiener = evidence.filter(quality, int(self.model.tables.reaches[-1]))
+        wiener = evidence.filter()
         found = Symbols(
             model_id=self.model.model_id,
             height_px=height_px,
@@ -227,13 +230,14 @@ class Networks:
         rows: slice,
         steps: Steps,
         gray: bool,
-        evidence: Evidence | None,
+        evidence: tuple[Evidence, Evidence] | None = None,
         exact: bool = False,
     ) -> Tensor:
         """Slope of lmbda times the decoded picture's squared error over rows of y_hat, (M, rows, w) bits a step.
 
-        `evidence` is shown the picture that this decodes, which is nearly the one that will be sent. If `exact`, that
-        is what the decoder in integers makes of it; the way back is that of floats.
+        The first of `evidence` is shown the picture that this decodes, which is nearly the one that will be sent;
+        errors are those behind the filter that it asks for, or the second, while that has seen more. If `exact`, the
+        picture is what the decoder in integers makes of it. The way back is that of floats, without the filter.
         """
         halo = HALO_PX // 16
         first, last = max(0, rows.start - halo), rows.stop + halo
@@ -255,7 +259,8 @@ class Networks:
                 own = slice(begin, max(begin, end))
                 across = slice(HALO_PX * (left > 0), right - left - HALO_PX * (right < 16 * y_hat.shape[2]))
                 worth = pixel_bits if steps.everywhere else pixel_bits[:, :, own, across]
-                evidence.add(x_hat[:, :, own, across], x[:, :, own, across], worth)
+                evidence[0].add(x_hat[:, :, own, across], x[:, :, own, across], worth)
+                x_hat = expected(x_hat, max(evidence, key=lambda one: one.seen).filter())
             error = torch.sub(x_hat[:, :, : x.shape[2], : x.shape[3]], x, out=x)
             # What lies beyond the picture only fills up the last latents, and may be anything.
             beyond = (0, x_hat.shape[3] - x.shape[3], 0, x_hat.shape[2] - x.shape[2])

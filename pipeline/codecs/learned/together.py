@@ -27,7 +27,7 @@ from torch import Tensor
 
 from pipeline.codecs.base import Symbols
 from pipeline.codecs.learned.analysis import padded
-from pipeline.codecs.learned.filtering import Evidence
+from pipeline.codecs.learned.filtering import Evidence, expected
 from pipeline.codecs.learned.quantise import PASSES, PASSES_TO_BE_EXACT, pulls, trusted
 from pipeline.codecs.learned.slopes import by_autograd
 from pipeline.codecs.learned.steps import Steps
@@ -264,17 +264,17 @@ class Batch:
                 return symbols, values.add_(mu)
 
             symbols, y_hat = settled(y)
-            evidence = [Evidence(picture.height_px, picture.width_px, picture.gray) for picture in self.pictures]
+            evidence = nothing = self._no_evidence(quality)
             for number, pull in enumerate(pulls(passes, quality), 1):
-                slope = self._slope(x, y_hat, steps, evidence if number == passes else [], passes)
+                evidence = [one.copy(sent=number == passes) for one in nothing]
+                slope = self._slope(x, y_hat, steps, evidence, passes)
                 y += pull * (y_hat - trusted(slope, steps.error_bits, quality) - y)
                 symbols, y_hat = settled(y)
         sent, tables, hyper = _on_host(symbols), _on_host(index), _on_host(z.to(torch.int16))
-        largest = int(networks.model.tables.reaches[-1])
 
         def one(k: int) -> Found:
             own, picture = (slice(None), *self._own(k)), self.pictures[k]
-            wiener = evidence[k].filter(quality, largest)
+            wiener = evidence[k].filter()
             found = Symbols(
                 model_id=networks.model.model_id,
                 height_px=picture.height_px,
@@ -290,6 +290,11 @@ class Batch:
             return Found(found, y_hat[k][own][None])
 
         return list(self.pool.map(one, range(len(self.pictures))))
+
+    def _no_evidence(self, quality: float) -> list[Evidence]:
+        """For each picture."""
+        largest = self.setting.networks.largest_tap
+        return [Evidence(one.height_px, one.width_px, one.gray, quality, largest) for one in self.pictures]
 
     def _own(self, k: int) -> tuple[slice, slice]:
         """The rows and columns of latents that a picture has."""
@@ -334,7 +339,7 @@ class Batch:
         """Of lmbda times the decoded pictures' squared errors over y_hat, bits a step, as `Networks._slope` has it.
 
         Floats see what a picture was padded with behind its edges, a decoder sees zeros: slopes there are not quite
-        its own. `evidence` of each picture is shown what is decoded.
+        its own. `evidence` of each picture is shown what is decoded, and errors are those behind its filter.
         """
         networks, gray = self.setting.networks, self.pictures[0].gray
         part = steps.in_pixel_units(y_hat)
@@ -345,14 +350,12 @@ class Batch:
                 exactly = networks.synthesis.exact(one[:, *self._own(k)], steps.centi).div_(255)
                 x_hat[k, :, : exactly.shape[0], : exactly.shape[1]] = exactly.permute(2, 0, 1)
         x_hat, pixel_bits = tinted(x_hat, gray), steps.pixel_bits(*x.shape[2:])
-        over_x = (x_hat - x).mul_(2 * pixel_bits)
-        for k, picture in enumerate(self.pictures):
-            over_x[k, :, picture.height_px :], over_x[k, :, :, picture.width_px :] = 0, 0
-        slope = back(tinted(over_x, gray)) / steps.gain
+        over_x = torch.zeros_like(x)  # and beyond each picture's edges
         for k, seen in enumerate(evidence):
             own = slice(k, k + 1), slice(None), slice(seen.height_px), slice(seen.width_px)
             seen.add(x_hat[own], x[own], pixel_bits)
-        return slope
+            over_x[own] = (expected(x_hat[own], seen.filter()) - x[own]).mul_(2 * pixel_bits)
+        return back(tinted(over_x, gray)) / steps.gain
 
 
 def _on_host(x: Tensor) -> np.ndarray:
