@@ -38,7 +38,9 @@ def train(
 
     if not settings.run.steps:
         if export_only:
-            raise ConfigError("--export-only: run.steps is 0, a model is only taught; leave one of both out")
+            raise ConfigError(
+                "--export-only: run.steps is 0, a model is only taught or given a context; leave one of both out"
+            )
         print(training.taught(settings))
         return cli.OK
     photos, held_out = training.photos_of(settings)

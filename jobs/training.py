@@ -165,13 +165,13 @@ def export(settings: TrainConfig, trainer: Trainer, photos: list[np.ndarray]) ->
     if settings.run.polish_steps or settings.run.quantised:
         state, arrays = polished(settings.run, trainer, data, photos, card)
         data = exported(settings.run.model, state, calibration, card, arrays)
-    if settings.run.teach_steps:
-        data = _taught(settings, data, photos)
+    data = _with_context(settings, _taught(settings, data, photos), photos)
     return written(Path(settings.out), data)
 
 
 def taught(settings: TrainConfig) -> str:
-    """Teaches the model of `run.init_from`, writes OUT/<model id>.safetensors, and says what came of it.
+    """Teaches the model of `run.init_from`, or gives it a context for z, or both; writes OUT/<model id>.safetensors,
+    and says what came of it.
 
     Raises:
         ConfigError: there is no such device.
@@ -189,22 +189,39 @@ def taught(settings: TrainConfig) -> str:
     if settings.threads:
         torch.set_num_threads(settings.threads)
     pick_device(settings.device)  # before photos are read, as the model below
-    name, steps = settings.run.init_from, settings.run.teach_steps
+    name, run = settings.run.init_from, settings.run
     assert name is not None  # TrainSpec takes no steps of 0 without
     try:
         data = Path(file_of(name)).read_bytes()
         teachable(data)
     except (OSError, BitstreamError) as error:
         raise TrainingError(f"init_from {name}: no model that can be taught ({error})") from error
-    found = _taught(settings, data, photos_of(settings)[0])
-    path, known = written(Path(settings.out), found), weights.meta_of(found)["card"]["teach"]["known"]
-    return f"{path}: {name}, taught for {steps} steps; it knows {known:.1%} of what its passes found"
+    photos = photos_of(settings)[0]
+    found = _with_context(settings, _taught(settings, data, photos), photos)
+    card, said = weights.meta_of(found)["card"], f"{written(Path(settings.out), found)}: {name}"
+    if run.teach_steps:
+        said += f", taught for {run.teach_steps} steps; it knows {card['teach']['known']:.1%} of what its passes found"
+    if run.context_steps:
+        said += f", with a context for z of {run.context_steps} steps, which saves {card['context']['saved']:.1%} of it"
+    return said
+
+
+def _with_context(settings: TrainConfig, data: bytes, photos: list[np.ndarray]) -> bytes:
+    from pipeline.training.context import fit_context
+
+    run = settings.run
+    if not run.context_steps:
+        return data
+    with shown() as show:
+        return fit_context(data, photos, run.context_steps, run.context_crops, seed=run.seed, log=show)
 
 
 def _taught(settings: TrainConfig, data: bytes, photos: list[np.ndarray]) -> bytes:
     from pipeline.training.teach import teach
 
     run = settings.run
+    if not run.teach_steps:
+        return data
     with shown() as show:
         return teach(
             data,

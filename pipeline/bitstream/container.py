@@ -52,7 +52,8 @@ class Reduced:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """One payload taken apart. `model_id` is 16 hex digits, `quality_centi` is quality * 100, `trellis` its states.
+    """One payload taken apart. `model_id` is 16 hex digits, `quality_centi` is quality * 100, `trellis` its states;
+    `z_in_turns` says that z is coded in turns.
 
     `width_px` and `height_px` are those of the header: of what is coded, which may be a reduced picture.
     """
@@ -64,6 +65,7 @@ class Container:
     gray: bool = False
     sections: Mapping[int, bytes] = field(default_factory=dict)
     trellis: int = 0
+    z_in_turns: bool = False
 
     @property
     def reduced(self) -> Reduced | None:
@@ -92,7 +94,7 @@ class Container:
 
 def pack(container: Container) -> bytes:
     """The bytes of a container; empty sections are left out."""
-    flags = container.gray | TRELLISES.index(container.trellis) << 1
+    flags = container.gray | TRELLISES.index(container.trellis) << 1 | container.z_in_turns << 3
     head = MAGIC + bytes([VERSION, flags]) + bytes.fromhex(container.model_id)
     head += container.quality_centi.to_bytes(2, "little")
     parts = [head, varint(container.width_px), varint(container.height_px)]
@@ -134,7 +136,8 @@ def _parse(payload: bytes) -> Container:
     flags, quality = payload[5], int.from_bytes(payload[14:16], "little")
     width, at = read_varint(payload, _FIXED)
     height, at = read_varint(payload, at)
-    if flags >> 1 >= len(TRELLISES) or quality > 10_000 or not width or not height:
+    trellis, z_in_turns = flags >> 1 & 3, flags >> 3
+    if trellis >= len(TRELLISES) or z_in_turns > 1 or quality > 10_000 or not width or not height:
         raise BitstreamError(
             f"payload: flags {flags:#x}, quality {quality}, size {width}x{height} is not a valid header"
         )
@@ -147,7 +150,9 @@ def _parse(payload: bytes) -> Container:
         sections[tag], at, last = payload[at : at + length], at + length, tag
     if at != end or Z not in sections or Y not in sections:
         raise BitstreamError("payload: its symbol sections are missing or cut short")
-    found = Container(payload[6:14].hex(), width, height, quality, bool(flags & 1), sections, TRELLISES[flags >> 1])
+    found = Container(
+        payload[6:14].hex(), width, height, quality, bool(flags & 1), sections, TRELLISES[trellis], z_in_turns == 1
+    )
     found.reduced, found.adaptive  # noqa: B018  raise when their sections do not fit
     return found
 

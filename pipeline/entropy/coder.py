@@ -8,9 +8,9 @@ reads where there is no Numba; `compiled` writes and reads the same words, and o
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, cached_property
 from types import ModuleType
 
 import constriction
@@ -35,9 +35,15 @@ def needing_numba() -> Iterator[None]:
         ) from error
 
 
+@cache
 def _compiled() -> ModuleType:
     with needing_numba():
         from pipeline.entropy import compiled
+    if not compiled.agrees():
+        raise ConfigError(
+            "numba: what it compiled for this processor writes other words than constriction, so nothing is encoded; "
+            "delete its cache (NUMBA_CACHE_DIR, or __pycache__ beside the package), or install another version"
+        )
     return compiled
 
 
@@ -46,7 +52,8 @@ def _compiled_if_any() -> ModuleType | None:
     """Decoders can do without."""
     try:
         return _compiled()
-    except ConfigError:
+    except ConfigError as error:
+        logging.getLogger(__name__).info("decoding goes on with constriction: %s", error)
         return None
     except Exception as error:  # whatever LLVM has to say
         logging.getLogger(__name__).warning("decoding goes on without Numba, which failed: %s", error)
@@ -54,12 +61,27 @@ def _compiled_if_any() -> ModuleType | None:
 
 
 class Words:
-    """One coder's output: little-endian 32-bit words, checked for length."""
+    """One coder's output, little-endian 32-bit words, and how far it has been read: to be read once."""
 
     def __init__(self, data: bytes) -> None:
         if len(data) % 4:
             raise BitstreamError(f"symbol stream: found {len(data)} bytes; expected a multiple of 4; it is damaged")
         self.array = np.frombuffer(data, dtype="<u4").astype(np.uint32)
+        if len(self.array) and not self.array[-1]:
+            raise BitstreamError("symbol stream: its last word is 0, which no coder writes; the payload is damaged")
+        self.left, self.state = max(0, len(self.array) - 2), 0
+        for word in self.array[: -3 if len(self.array) > 2 else None : -1]:
+            self.state = self.state << 32 | int(word)
+
+    def require_read(self) -> None:
+        """Raises BitstreamError unless all has been read."""
+        if self.left or self.state:
+            raise BitstreamError(LEFT_OVER)
+
+    @cached_property
+    def coder(self) -> constriction.stream.stack.AnsCoder:
+        """What reads them without Numba."""
+        return constriction.stream.stack.AnsCoder(self.array)
 
 
 class SymbolEncoder:
@@ -94,6 +116,15 @@ class SymbolEncoder:
         self._escaped.extend(escaped.tolist())
         return bytes(words.astype("<u4").tobytes())
 
+    def encode_turns(self, turns: Iterable[tuple[np.ndarray, np.ndarray]], tables: FrequencyTables) -> bytes:
+        """Words of several turns of `encode`, under `tables`, that `SymbolDecoder.decode_turn` reads one by one."""
+        values, chosen = [np.zeros(0, np.int16)], [np.zeros(0, np.uint8)]
+        for symbols, indexes in turns:
+            at, _, _ = _compiled().steps(indexes, 0)
+            values.append(symbols[at])
+            chosen.append(indexes[at])
+        return self._words(np.concatenate(values), np.concatenate(chosen), tables)
+
     def escapes(self) -> bytes:
         """All escaped values so far, zigzag LEB128."""
         return b"".join(_leb128(v * 2 if v >= 0 else -v * 2 - 1) for v in self._escaped)
@@ -112,11 +143,19 @@ class SymbolDecoder:
 
     def decode(self, words: Words, indexes: np.ndarray, skip_below: int = 0) -> np.ndarray:
         """The symbols (n,) int16 coded under `indexes` (n,) uint8; zeros where skipped."""
+        symbols = self.decode_turn(words, indexes, self._tables, skip_below)
+        words.require_read()
+        return symbols
+
+    def decode_turn(
+        self, words: Words, indexes: np.ndarray, tables: FrequencyTables, skip_below: int = 0
+    ) -> np.ndarray:
+        """The next symbols of `words`, (n,) int16, coded under `indexes` (n,) uint8 of `tables`; more may follow."""
         symbols, used = np.zeros(indexes.shape, dtype=np.int16), indexes.copy()
         if (compiled := _compiled_if_any()) is not None:
-            self._read(compiled, symbols, used, words, self._tables, skip_below)
+            self._read(compiled, symbols, used, words, tables, skip_below)
         else:
-            self._fill(symbols, used, words, self._tables, order.groups(indexes, skip_below))
+            self._fill(symbols, used, words, tables, order.groups(indexes, skip_below))
         return symbols
 
     def decode_trellis(
@@ -129,6 +168,7 @@ class SymbolDecoder:
         else:
             calls = order.halves(indexes, skip_below, len(tables) // 2, symbols, states)
             self._fill(symbols, used, words, tables, calls)
+        words.require_read()
         return symbols, used
 
     def _read(
@@ -145,27 +185,24 @@ class SymbolDecoder:
         along = (len(tables) // 2, *order.CODES[states]) if states else (0, 0, 0)
         steps, escapes = compiled.steps(used, skip_below), self._escapes[self._read_escapes :]
         ranges = *tables.end_to_end, tables.shortcuts
-        _require_whole(words)
-        read, left, state = compiled.read(words.array, escapes, *steps, *along, VALUE_LIMIT, *ranges, symbols, used)
+        at = words.array, words.left, np.uint64(words.state), escapes
+        read, words.left, state = compiled.read(*at, *steps, *along, VALUE_LIMIT, *ranges, symbols, used)
         if read < 0:
             raise _not_beyond(int(escapes[-1 - read]) if -1 - read < len(escapes) else None)
-        if left or state:
-            raise BitstreamError(LEFT_OVER)
+        words.state = int(state)
         self._read_escapes += read
 
     def _fill(
         self, symbols: np.ndarray, used: np.ndarray, words: Words, tables: FrequencyTables, calls: order.Calls
     ) -> None:
-        _require_whole(words)
-        coder = constriction.stream.stack.AnsCoder(words.array)
         for table, positions in calls:
             reach = int(tables.reaches[table])
-            values = coder.decode(tables.models[table], len(positions)) - reach
+            values = words.coder.decode(tables.models[table], len(positions)) - reach
             if np.maximum.reduce(values) > reach:
                 self._fill_escapes(values, reach)
             symbols[positions], used[positions] = values, table
-        if not coder.is_empty():
-            raise BitstreamError(LEFT_OVER)
+        if words.coder.is_empty():
+            words.left, words.state = 0, 0
 
     def _fill_escapes(self, values: np.ndarray, reach: int) -> None:
         for k in np.flatnonzero(values > reach):
@@ -179,11 +216,6 @@ class SymbolDecoder:
         """Raises BitstreamError unless every escape has been read."""
         if self._read_escapes < len(self._escapes):
             raise BitstreamError("symbol stream: escaped values are left over; the payload is damaged")
-
-
-def _require_whole(words: Words) -> None:
-    if len(words.array) and not words.array[-1]:
-        raise BitstreamError("symbol stream: its last word is 0, which no coder writes; the payload is damaged")
 
 
 def _not_beyond(value: int | None) -> BitstreamError:

@@ -11,13 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import constriction
 import numba
 import numpy as np
 
 from pipeline.entropy import order
-from pipeline.entropy.tables import PRECISION_BITS
+from pipeline.entropy.tables import PRECISION_BITS, freeze, logistic_pmf
 
 WORD_BITS = 32
+_HALF, _LOOKED_AT = 4, 3000
+"""Of the tables and symbols that `agrees` looks at."""
 
 
 def compiled(signature: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -153,20 +156,18 @@ def _next(table, state, left, packed, frequencies, below, first, shortcuts):  # 
 
 
 def _read(  # type: ignore[no-untyped-def]
-    packed, escapes, at, ends, scales, half, after_odd, after_second, limit,
+    packed, left, state, escapes, at, ends, scales, half, after_odd, after_second, limit,
     frequencies, below, first, reaches, shortcuts, symbols, used,
 ):  # fmt: skip
     """Fills in `symbols` (int16) and the tables `used` (uint8) from words `packed` (uint32), at places `at`.
 
-    Along a trellis if `half`, that of (`after_odd`, `after_second`); tables are as in `_words`, and `shortcuts`
+    The coder goes on from `state`, at least 2^32 unless no words are `left`, so many of the first ones. Along a
+    trellis if `half`, that of (`after_odd`, `after_second`); tables are as in `_words`, and `shortcuts`
     (tables, 256) int32 say in which entry each 256th of the range begins. Returns how many of `escapes` (int64) were
     read, below 0 where one is not what it must be; how many words are left, and the coder's state, both 0 if all is
     well.
     """
-    left, state, escaped = len(packed), np.uint64(0), 0
-    while left and state < np.uint64(1 << WORD_BITS):
-        left -= 1
-        state = state << np.uint64(WORD_BITS) | np.uint64(packed[left])
+    escaped = 0
     states = _start(ends)
     for i in range(len(ends)):
         begin = ends[i - 1] if i else 0
@@ -197,9 +198,42 @@ _dealt = "Tuple((int16[::1], uint8[::1]))(int16[::1], int64[::1], int64[::1], ui
 _coded = "Tuple((uint32[::1], int64[::1]))(int16[::1], uint8[::1], uint64[::1], uint64[::1], int64[::1], int64[::1])"
 _of = "int64[::1], int64[::1], uint8[::1], int64, int64, int64, int64"
 _tables = "uint64[::1], uint64[::1], int64[::1], int64[::1], int32[:, ::1]"
-_found = f"Tuple((int64, int64, uint64))(uint32[::1], int64[::1], {_of}, {_tables}, int16[::1], uint8[::1])"
+_found = (
+    f"Tuple((int64, int64, uint64))(uint32[::1], int64, uint64, int64[::1], {_of}, {_tables}, int16[::1], uint8[::1])"
+)
 read = compiled(_found, _read)
 _compiled_steps, sequence, words = compiled(_at, _steps), compiled(_dealt, _sequence), compiled(_coded, _words)
+
+
+def agrees() -> bool:
+    """Whether what was compiled here deals, writes and reads as NumPy and constriction do; in a few milliseconds.
+
+    A fault of a compiler on one kind of processor would be the same in writing and in reading back.
+    """
+    random, reach = np.random.default_rng(0), 5
+    tables = freeze([logistic_pmf(0.2 * 2**k, reach) for k in range(2 * _HALF)])
+    for states in (0, max(order.CODES)):
+        indexes = random.integers(0, _HALF, _LOOKED_AT).astype(np.uint8)
+        symbols = (random.normal(0, 2, _LOOKED_AT).round() * (indexes > 0)).astype(np.int16)
+        along = (_HALF, *order.CODES[states]) if states else (0, 0, 0)
+        dealt = steps(indexes, 1)
+        given = words(*sequence(symbols, *dealt, *along), *tables.end_to_end)
+        calls = list(order.halves(indexes, 1, _HALF, symbols, states) if states else order.groups(indexes, 1))
+        wanted = constriction.stream.stack.AnsCoder()
+        for table, at in reversed(calls):
+            entries = np.where(abs(symbols[at]) > reach, reach + 1, symbols[at]) + reach
+            wanted.encode_reverse(entries.astype(np.int32), tables.models[table])
+        found, used = np.zeros(_LOOKED_AT, np.int16), indexes.copy()
+        state, left = wanted.get_compressed(), max(0, len(given[0]) - 2)
+        if not np.array_equal(given[0], state):
+            return False
+        start = np.uint64(int(state[-1]) << WORD_BITS | int(state[-2]))
+        read(
+            given[0], left, start, given[1], *dealt, *along, 1 << 15, *tables.end_to_end, tables.shortcuts, found, used
+        )
+        if not np.array_equal(found, symbols):
+            return False
+    return True
 
 
 def steps(indexes: np.ndarray, skip_below: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.nn import integer
-from pipeline.nn.hyper import Z_LIMIT
+from pipeline.nn import context, integer
+from pipeline.nn.hyper import Z_LIMIT, HyperContext
 from pipeline.nn.hyperprior import MeanScaleHyperprior
 from pipeline.nn.spec import HyperpriorSpec
 
@@ -53,6 +53,23 @@ def freeze_h_s(model: MeanScaleHyperprior) -> dict[str, np.ndarray]:
             bits[: conv.out_channels // 2] = int(np.log2(LOG2_SIGMA_UNITS))
         for part, value in _integer_layer(conv, bits_in, bits, integer.ACTIVATION_BITS).items():
             arrays[f"h_s.{name}.{part}"] = value
+    return arrays
+
+
+def freeze_context(model: HyperContext) -> dict[str, np.ndarray]:
+    """Integer arrays of a context of z, as `context.load` wants them, but for frequency tables."""
+    positions = np.arange((integer.INDEX_COUNT - 1 << integer.SCALE_BITS) + 1)
+    sigma = np.exp2(positions / LOG2_SIGMA_UNITS + integer.LOG2_SIGMA_MIN)
+    arrays = {"z_context.sigmas": np.round(sigma * 2**integer.ACTIVATION_BITS).astype(np.int32)}
+    for k, network in enumerate(model.networks):
+        for name in context.LAYER_NAMES:
+            conv: nn.Conv2d = network[name]  # type: ignore[index]
+            bits = np.full(conv.out_channels, integer.ACTIVATION_BITS)
+            if name == "out":
+                bits[: conv.out_channels // 2] = int(np.log2(LOG2_SIGMA_UNITS))
+            for part, value in _integer_layer(conv, integer.ACTIVATION_BITS, bits, integer.ACTIVATION_BITS).items():
+                fits = part == "weight" and np.abs(value).max() < 1 << 15
+                arrays[f"z_context.{k}.{name}.{part}"] = value.astype(np.int16) if fits else value
     return arrays
 
 

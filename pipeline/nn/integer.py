@@ -141,30 +141,45 @@ class IntegerHyperSynthesis:
 LAYER_NAMES = ("conv1", "up1", "conv2", "up2", "out")
 
 
+def layers(arrays: Mapping[str, np.ndarray], relu: Mapping[str, bool]) -> tuple[IntegerLayer, ...]:
+    """Those of names in `relu`, which says whether they end in one: from `<name>.weight`, `.bias` and `.shift`.
+
+    Raises:
+        BitstreamError: an array is missing, misshapen or of other than integers, or a sum could leave the exact range
+            of float64.
+    """
+    found = []
+    for name, ends_in_relu in relu.items():
+        try:
+            weight, bias, shift = (arrays[f"{name}.{part}"] for part in ("weight", "bias", "shift"))
+        except KeyError as error:
+            raise BitstreamError(f"weights: {error.args[0]} is missing; the file is damaged, fetch it again") from error
+        whole = all(part.dtype.kind in "iu" for part in (weight, bias, shift))
+        fits = weight.ndim == 3 and weight.shape[0] in (1, 9) and bias.shape == weight.shape[1:2] and shift.size == 1
+        if not whole or not fits or not 0 <= shift.item() < 64 or _largest_sum(weight, bias) >= 2.0**53:
+            raise BitstreamError(f"weights: {name} does not fit exact arithmetic; the file is damaged or foreign")
+        found.append(IntegerLayer(weight.astype(np.float64), bias.astype(np.float64), int(shift.item()), ends_in_relu))
+    return tuple(found)
+
+
+def _largest_sum(weight: np.ndarray, bias: np.ndarray) -> float:
+    sums = np.abs(weight.astype(np.float64)).sum(axis=(0, 2)) * ACTIVATION_LIMIT + np.abs(bias.astype(np.float64))
+    return float(sums.max(initial=0))
+
+
 def load_layers(arrays: Mapping[str, np.ndarray]) -> IntegerHyperSynthesis:
     """Layers from `h_s.<name>.weight`, `.bias`, `.shift` and `h_s.compression`, all integer arrays.
 
     Raises:
-        BitstreamError: an array is missing or misshapen, or a sum could leave the exact range of float64.
+        BitstreamError: as `layers`.
     """
-    layers = []
-    for name in LAYER_NAMES:
-        try:
-            weight, bias, shift = (arrays[f"h_s.{name}.{part}"] for part in ("weight", "bias", "shift"))
-        except KeyError as error:
-            raise BitstreamError(f"weights: {error.args[0]} is missing; the file is damaged, fetch it again") from error
-        worst = np.abs(weight.astype(np.float64)).sum(axis=(0, 2)) * ACTIVATION_LIMIT + np.abs(bias.astype(np.float64))
-        if weight.ndim != 3 or weight.shape[0] not in (1, 9) or worst.max() >= 2.0**53:
-            raise BitstreamError(f"weights: h_s.{name} does not fit exact arithmetic; the file is damaged or foreign")
-        layers.append(
-            IntegerLayer(weight.astype(np.float64), bias.astype(np.float64), int(shift.item()), name != "out")
-        )
+    found = layers(arrays, {f"h_s.{name}": name != "out" for name in LAYER_NAMES})
     compression = arrays.get("h_s.compression")
     if compression is None or compression.ndim != 1 or not 1 <= len(compression) <= 1 << 15:
         raise BitstreamError("weights: h_s.compression is missing or misshapen; the file is damaged, fetch it again")
     if np.abs(compression).max() > ACTIVATION_LIMIT:
         raise BitstreamError("weights: h_s.compression does not fit exact arithmetic; the file is damaged or foreign")
-    return IntegerHyperSynthesis(tuple(layers), compression.astype(np.float64))
+    return IntegerHyperSynthesis(found, compression.astype(np.float64))
 
 
 def interpolate(table: np.ndarray, quality_centi: int) -> np.ndarray:

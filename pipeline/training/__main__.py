@@ -69,6 +69,7 @@ def _photos(folder: str) -> list[np.ndarray]:
 
 
 def _teach(spec: TrainSpec, folder: str, out: Path, device: str) -> None:
+    from pipeline.training.context import fit_context
     from pipeline.training.export import written
     from pipeline.training.teach import teach, teachable
 
@@ -76,20 +77,27 @@ def _teach(spec: TrainSpec, folder: str, out: Path, device: str) -> None:
     data = Path(file_of(spec.init_from)).read_bytes()
     teachable(data)
     photos = _photos(folder)
-    found = teach(
-        data,
-        photos,
-        photos[:CALIBRATION_PHOTOS],
-        spec.teach_steps,
-        spec.teach_crops,
-        seed=spec.seed,
-        log=lambda record: print(json.dumps(record), flush=True),
-        batch=spec.teach_batch,
-        blocks=spec.teach_blocks,
-        device=device,
-        processes=len(os.sched_getaffinity(0)),
-    )
-    print(written(out, found), flush=True)
+
+    def log(record: dict[str, float]) -> None:
+        print(json.dumps(record), flush=True)
+
+    if spec.teach_steps:
+        data = teach(
+            data,
+            photos,
+            photos[:CALIBRATION_PHOTOS],
+            spec.teach_steps,
+            spec.teach_crops,
+            seed=spec.seed,
+            log=log,
+            batch=spec.teach_batch,
+            blocks=spec.teach_blocks,
+            device=device,
+            processes=len(os.sched_getaffinity(0)),
+        )
+    if spec.context_steps:
+        data = fit_context(data, photos, spec.context_steps, spec.context_crops, seed=spec.seed, log=log)
+    print(written(out, data), flush=True)
 
 
 if __name__ == "__main__":

@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from pipeline.codecs.learned import weights
+from pipeline.codecs.learned.hyper_latents import static_tables
 from pipeline.codecs.learned.networks import Networks
-from pipeline.codecs.learned.symbols import Grid, y_base, z_indexes
+from pipeline.codecs.learned.symbols import Grid, y_base
 from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.entropy.tables import freeze as freeze_tables
 from pipeline.entropy.tables import logistic_pmf
@@ -81,7 +82,7 @@ def _histograms(model: FrozenModel, photos: Sequence[np.ndarray]) -> list[np.nda
     for centi, photo in spread(photos):
         found = networks.symbols_of(photo, centi, gray=False, effort=0)
         grid = Grid.of(*photo.shape[:2])
-        count(counts, found.z.ravel(), z_indexes(model, centi, grid))
+        count(counts, found.z.ravel(), static_tables(model, centi, found.z.shape))
         for band in grid.bands():
             offset, _ = band.hyper(model.h_s, found.z.astype(np.float64))
             index = integer.index_of(integer.fixed_log2_sigma(y_base(model, centi), offset)).astype(np.uint8)

@@ -118,6 +118,7 @@ class TrainSpec:
     `teach_steps` then fit g_a to what passes of `teach_crops` crops find (`teach.py`), `teach_batch` of them a step,
     with rates and crops of their own. With `steps` of 0 there is nothing else: the model of `init_from` is taught,
     whatever its sizes are, with blocks added to its g_a up to `teach_blocks`.
+    `context_steps` come last, with or without others, and fit a context for z to `context_crops` crops (`context.py`).
     `quantised` trains with such a g_s from the start, for encoder and entropy model to know it; polish, even of no
     steps, goes on with its units.
     `compile` runs the networks through torch.compile, a quarter faster on a CPU after a minute or two of compiling;
@@ -149,6 +150,8 @@ class TrainSpec:
     teach_crops: int = 600
     teach_batch: int = 4
     teach_blocks: int = 0
+    context_steps: int = 0
+    context_crops: int = 600
     quantised: bool = False
     compile: bool = False
     init_from: str | None = None
@@ -168,18 +171,24 @@ class TrainSpec:
                 raise ConfigError(
                     f"run.{name} is {used}; a model of kind {self.model.kind} has no decoder in integers, leave it out"
                 )
-        if self.teach_steps and not isinstance(self.model, HyperpriorSpec):
-            raise ConfigError(
-                f"run.teach_steps is {self.teach_steps}; encoders of kind {self.model.kind} make no passes to learn "
-                "from, leave it out"
-            )
+        for name, used, wanting in (
+            ("teach_steps", self.teach_steps, "an encoder that makes passes to learn from"),
+            ("context_steps", self.context_steps, "hyper-latents"),
+        ):
+            if used and not isinstance(self.model, HyperpriorSpec):
+                raise ConfigError(f"run.{name} is {used}; a model of kind {self.model.kind} has not {wanting}, use 0")
         if self.teach_steps < 0 or (self.teach_steps and min(self.teach_crops, self.teach_batch) < 1):
             raise ConfigError(
                 f"run.teach_steps is {self.teach_steps}, run.teach_crops {self.teach_crops} and run.teach_batch "
                 f"{self.teach_batch}; expected steps from 0, and for any at least 1 crop to learn from and 1 a step"
             )
-        if not self.steps and not (self.teach_steps and self.init_from):
+        if self.context_steps < 0 or (self.context_steps and self.context_crops < 1):
             raise ConfigError(
-                "run.steps is 0, so there is nothing to do; expected some, or run.teach_steps and the run.init_from "
-                "of a model to teach"
+                f"run.context_steps is {self.context_steps} and run.context_crops {self.context_crops}; expected steps "
+                "from 0, and for any at least 1 crop"
+            )
+        if not self.steps and not ((self.teach_steps or self.context_steps) and self.init_from):
+            raise ConfigError(
+                "run.steps is 0, so there is nothing to do; expected some, or run.teach_steps or run.context_steps and "
+                "the run.init_from of a model"
             )

@@ -20,10 +20,18 @@ def test_a_container_is_laid_out_as_format_md_says():
     assert data[19:-4] == b"\x01\x02zz" + b"\x03\x00" + b"\x11\x03icc"
 
 
-@given(st.integers(1, 2**31), st.integers(1, 2**31), st.integers(0, 10_000), st.integers(0, 5), st.binary(max_size=300))
+@given(
+    st.integers(1, 2**31),
+    st.integers(1, 2**31),
+    st.integers(0, 10_000),
+    st.sampled_from([0, 1, 2, 3, 4, 5, 8, 9, 13]),
+    st.binary(max_size=300),
+)
 def test_every_container_comes_back(width, height, quality, flags, data):
     sections = {container.Z: data, container.Y: b"y", container.ALPHA: b"a"}
-    box = Container("00" * 8, width, height, quality, bool(flags & 1), sections, TRELLISES[flags >> 1])
+    box = Container(
+        "00" * 8, width, height, quality, bool(flags & 1), sections, TRELLISES[flags >> 1 & 3], flags >> 3 == 1
+    )
     assert pack(box)[5] == flags
     assert unpack(pack(box)) == box
 
@@ -64,7 +72,7 @@ HEAD = pack(BOX)[:19]
         HEAD + b"\x01\x00\x03\x00\x63\x00",
         HEAD + b"\x01\x00\x03\xff\xff\xff\xff\xff\xff",
         HEAD[:16] + b"\x00\x01" + b"\x01\x00\x03\x00",
-        *(HEAD[:5] + bytes([flags]) + HEAD[6:] + b"\x01\x00\x03\x00" for flags in (6, 7, 8, 0x80, 0xFF)),
+        *(HEAD[:5] + bytes([flags]) + HEAD[6:] + b"\x01\x00\x03\x00" for flags in (6, 7, 14, 16, 0x80, 0xFF)),
         HEAD[:14] + b"\xff\xff" + HEAD[16:] + b"\x01\x00\x03\x00",
     ],
 )

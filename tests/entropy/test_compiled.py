@@ -100,19 +100,28 @@ def test_tables_of_any_reach_and_rare_entries_are_read(reach):
     assert left == right == [symbols.tolist()]
 
 
-def test_without_numba_decoders_read_as_they_do_with_it(monkeypatch):
+@pytest.fixture
+def anew():
+    """What was compiled is looked for, and looked at, again; and after the test once more."""
+    cached = coder._compiled, coder._compiled_if_any
+    for each in cached:
+        each.cache_clear()
+    yield
+    for each in cached:
+        each.cache_clear()
+
+
+def test_without_numba_decoders_read_as_they_do_with_it(monkeypatch, anew):
     symbols, indexes = drawn(3_000, 4)
     encoder = SymbolEncoder(TABLES)
     words = encoder.encode_trellis(symbols, indexes, 0, TABLES, 128)
-    coder._compiled_if_any.cache_clear()
-    monkeypatch.delitem(sys.modules, "pipeline.entropy.compiled", raising=False)
-    monkeypatch.delattr("pipeline.entropy.compiled", raising=False)
-    monkeypatch.setitem(sys.modules, "numba", None)
-    try:
+    coder._compiled.cache_clear()
+    with monkeypatch.context() as without:
+        without.delitem(sys.modules, "pipeline.entropy.compiled", raising=False)
+        without.delattr("pipeline.entropy.compiled", raising=False)
+        without.setitem(sys.modules, "numba", None)
         assert coder._compiled_if_any() is None
         read, _ = SymbolDecoder(TABLES, encoder.escapes()).decode_trellis(Words(words), indexes, 0, TABLES, 128)
-    finally:
-        coder._compiled_if_any.cache_clear()
     assert np.array_equal(read, symbols)
 
 
@@ -124,6 +133,34 @@ def test_what_cannot_be_written_to_is_coded_all_the_same():
     symbols.flags.writeable = indexes.flags.writeable = False
     assert SymbolEncoder(TABLES).encode_trellis(symbols, indexes, 1, TABLES, 128) == expected
     assert SymbolEncoder(TABLES).encode(symbols, indexes) == plain
+
+
+@pytest.mark.parametrize("part", ["steps", "sequence", "words", "read"])
+def test_what_a_compiler_got_wrong_is_not_used(part, monkeypatch, anew):
+    """Encoders say so, decoders go on without; each part in turn does not what NumPy and constriction do."""
+    real = getattr(compiled, part)
+
+    def wrong(*args):
+        found = real(*args)
+        if part == "read":
+            args[-2][7] += 1
+        elif part == "steps":
+            found = (found[0][::-1].copy(), *found[1:])
+        else:
+            found[0][7] ^= 1
+        return found
+
+    assert compiled.agrees()
+    symbols, indexes = drawn(3_000, 5)
+    encoder = SymbolEncoder(TABLES)
+    right = encoder.encode(symbols, indexes)
+    coder._compiled.cache_clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(compiled, part, wrong)
+        with pytest.raises(ConfigError, match="writes other words than constriction"):
+            SymbolEncoder(TABLES).encode(symbols, indexes)
+        read = SymbolDecoder(TABLES, encoder.escapes()).decode(Words(right), indexes)
+    assert read.tolist() == symbols.tolist()
 
 
 def read_both_ways(words: bytes, escapes: bytes, indexes: np.ndarray, states: int, tables=TABLES) -> list:
@@ -209,7 +246,7 @@ def test_without_a_place_to_keep_what_is_compiled_it_is_compiled_each_time():
     assert compiled.compiled("int64(int64)", scope["twice"])(21) == 42
 
 
-def test_without_numba_no_trellis_is_coded_and_the_run_says_so(monkeypatch):
+def test_without_numba_no_trellis_is_coded_and_the_run_says_so(monkeypatch, anew):
     monkeypatch.delitem(sys.modules, "pipeline.entropy.compiled", raising=False)
     monkeypatch.delattr("pipeline.entropy.compiled", raising=False)
     monkeypatch.setitem(sys.modules, "numba", None)

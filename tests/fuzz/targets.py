@@ -43,7 +43,7 @@ def read_container(data: bytes) -> None:
 def decode_payload(data: bytes) -> None:
     """As it is, and with a CRC that fits, or nothing behind that check would ever run."""
     for each in (data, sealed(data)):
-        _entropy_decode(tiny.model(), each)
+        _entropy_decode(tiny.model(in_turns(each)), each)
 
 
 def load_superres(data: bytes) -> None:
@@ -54,7 +54,7 @@ def load_superres(data: bytes) -> None:
 def load_weights(data: bytes) -> None:
     model = _unless(BitstreamError, weights.parse, data)
     if model is not None:
-        payload = tiny.payload()
+        payload = tiny.payload(in_turns=model.z_context is not None)
         body = payload[:6] + bytes.fromhex(model.model_id) + payload[14:-4]
         _entropy_decode(model, body + zlib.crc32(body).to_bytes(4, "little"))
 
@@ -111,9 +111,11 @@ def seeds(name: str) -> list[bytes]:
             tiny.payload(trellis=128),
             tiny.payload(trellis=128, adaptive=40),
             tiny.filtered(),
+            tiny.payload(in_turns=True),
+            tiny.payload(700, 300, 0, trellis=128, in_turns=True),
         ]
     if name == "weights":
-        return [tiny.file()]
+        return [tiny.file(), tiny.file_in_turns()]
     if name == "superres":
         return [tiny.superres_file()]
     if name in ("metrics-part", "data-part"):
@@ -128,9 +130,15 @@ def seeds(name: str) -> list[bytes]:
 
 def sealed(data: bytes) -> bytes:
     """`data` under the head and the CRC of a payload of the tiny model."""
-    head = container.MAGIC + bytes([container.VERSION]) + data[5:6] + bytes.fromhex(tiny.model().model_id)
+    model = tiny.model(in_turns(data))
+    head = container.MAGIC + bytes([container.VERSION]) + data[5:6] + bytes.fromhex(model.model_id)
     body = head + data[14:-4]
     return body + zlib.crc32(body).to_bytes(4, "little")
+
+
+def in_turns(data: bytes) -> bool:
+    """What the flags of a payload say of its z."""
+    return bool(data[5:6] and data[5] & 8)
 
 
 def _entropy_decode(model: weights.FrozenModel, payload: bytes) -> None:

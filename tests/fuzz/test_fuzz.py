@@ -51,6 +51,7 @@ def test_a_process_that_does_not_end_is_ended_and_what_it_said_counts():
 
 SMALL = [path.read_bytes() for path in sorted(GOLDEN.glob("*-gray.spx"))]
 SMALL += [tiny.payload(20, 20, trellis=trellis) for trellis in container.TRELLISES]
+SMALL.append(tiny.payload(20, 20, in_turns=True))
 
 
 @pytest.mark.parametrize("payload", SMALL, ids=len)

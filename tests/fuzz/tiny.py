@@ -6,6 +6,7 @@ import functools
 from dataclasses import replace
 
 import numpy as np
+import safetensors.numpy
 
 from pipeline.bitstream import container
 from pipeline.bitstream.container import Reduced
@@ -13,7 +14,7 @@ from pipeline.codecs.base import Symbols
 from pipeline.codecs.learned import symbols, weights
 from pipeline.codecs.learned.wiener import Wiener
 from pipeline.entropy.tables import freeze, logistic_pmf
-from pipeline.nn import integer
+from pipeline.nn import context, integer
 from pipeline.nn.spec import SuperresSpec
 
 HYPER, LATENT, WIDTH = 2, 3, 4
@@ -52,8 +53,27 @@ def _trellis_pmf(index: int, offset: float) -> np.ndarray:
 
 
 @functools.cache
-def model() -> weights.FrozenModel:
-    return weights.parse(file())
+def file_in_turns() -> bytes:
+    """The same with a context for z."""
+    random, arrays = np.random.default_rng(1), safetensors.numpy.load(file())
+    for k in range(len(context.NEIGHBOURS)):
+        widths = context.inputs(k, HYPER), WIDTH, WIDTH, 2 * HYPER
+        for name, before, after in zip(context.LAYER_NAMES, widths, widths[1:], strict=False):
+            arrays[f"z_context.{k}.{name}.weight"] = random.integers(-30, 30, (1, after, before)).astype(np.int16)
+            arrays[f"z_context.{k}.{name}.bias"] = random.integers(-99, 99, after).astype(np.int32)
+            arrays[f"z_context.{k}.{name}.shift"] = np.array(5, dtype=np.int32)
+    arrays["z_context.sigmas"] = np.arange((integer.INDEX_COUNT - 1 << integer.SCALE_BITS) + 1, dtype=np.int32) * 9
+    tables = freeze([logistic_pmf(1 + i / 9, 3 + i % 20) for i in range(context.TABLE_COUNT)])
+    arrays |= {
+        "z_context.frequencies": tables.frequencies.astype(np.int32),
+        "z_context.reaches": tables.reaches,
+    }
+    return weights.serialise(arrays, weights.meta_of(file()))
+
+
+@functools.cache
+def model(in_turns: bool = False) -> weights.FrozenModel:
+    return weights.parse(file_in_turns() if in_turns else file())
 
 
 def payload(
@@ -63,16 +83,16 @@ def payload(
     reach: int = 60,
     trellis: int = 0,
     adaptive: int = 0,
+    in_turns: bool = False,
 ) -> bytes:
     """Random symbols under it, escapes among them."""
     random, grid = np.random.default_rng(reach), symbols.Grid.of(height_px, width_px)
     z = random.integers(-3, 3, (HYPER, grid.z_height, grid.z_width)).astype(np.int16)
     y = random.integers(-reach, reach, (LATENT, grid.height, grid.width)).astype(np.int16)
     y = _skipped(y, z, quality_centi, adaptive)
-    made = Symbols(
-        model().model_id, height_px, width_px, False, quality_centi, y, z, trellis=trellis, adaptive=adaptive
-    )
-    return symbols.entropy_encode(model(), made)
+    of = model(in_turns)
+    made = Symbols(of.model_id, height_px, width_px, False, quality_centi, y, z, trellis=trellis, adaptive=adaptive)
+    return symbols.entropy_encode(of, made)
 
 
 def filtered() -> bytes:

@@ -117,7 +117,18 @@ def test_an_unknown_kind_and_a_key_of_another_kind_are_named(capsys):
 
 @pytest.mark.parametrize(
     "name",
-    ["transfer", "tile-autoencoder", "conv", "sweep", "finetune", "perceptual", "flagship", "superres", "taught"],
+    [
+        "transfer",
+        "tile-autoencoder",
+        "conv",
+        "sweep",
+        "finetune",
+        "perceptual",
+        "flagship",
+        "superres",
+        "taught",
+        "context",
+    ],
 )
 def test_every_config_that_ships_is_one_that_can_be_read(name):
     from pathlib import Path

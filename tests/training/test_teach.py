@@ -208,7 +208,7 @@ def test_training_ends_with_teaching(photos, tmp_path):
 
 
 def test_what_cannot_be_taught_says_so(untaught, pictures):
-    with pytest.raises(ConfigError, match="kind tile-autoencoder make no passes"):
+    with pytest.raises(ConfigError, match="kind tile-autoencoder has not an encoder that makes passes"):
         replace(SPEC, model=TileSpec(), teach_steps=10)
     with pytest.raises(ConfigError, match=r"run\.teach_crops 0 and run\.teach_batch 4; expected"):
         TrainSpec(teach_steps=10, teach_crops=0)

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.codecs.base import Symbols
-from pipeline.codecs.learned import adaptive
+from pipeline.codecs.learned import adaptive, hyper_latents
 from pipeline.codecs.learned.analysis import AnalysisByHand, padded
 from pipeline.codecs.learned.filtering import Evidence, expected
 from pipeline.codecs.learned.quantise import PASSES, PASSES_TO_BE_EXACT, Quantiser, pulls, trusted
@@ -93,6 +93,11 @@ class Networks:
         return self._quantised(rgb, quality_centi, gray, effort, strength)[0]
 
     @torch.no_grad()
+    def hyper_latents(self, rgb: np.ndarray, quality_centi: int) -> Tensor:
+        """z (N, hz, wz) of an (H, W, 3) uint8 picture, integers as float64."""
+        return self._hyper_latents(self._latents(rgb, self._steps(quality_centi)))
+
+    @torch.no_grad()
     def latents_sent(self, rgb: np.ndarray, quality_centi: int, effort: int) -> Tensor:
         """y_hat (1, M, h, w) in quantiser steps, as the decoder of `symbols_of` gets it."""
         return self._quantised(rgb, quality_centi, False, effort, 0)[1]
@@ -101,6 +106,7 @@ class Networks:
     def latents_wanted(self, rgb: np.ndarray, quality_centi: int, effort: int) -> tuple[Tensor, Tensor]:
         """What the passes of `effort` would have had g_a give, (M, h, w) in quantiser steps, and where symbols are
         coded, (M, h, w) bool: elsewhere it does not matter, and is what g_a gives. Pictures of up to INDEX_LIMIT_PX.
+        These passes mind no filter, of which g_a cannot know.
         """
         grid = Grid.of(*rgb.shape[:2])
         given = self._latents(rgb, self._steps(quality_centi))[0, :, : grid.height, : grid.width]
@@ -144,7 +150,8 @@ class Networks:
             done = evidence
             for number, pull in enumerate(pulls(passes, quality), 1):
                 known, evidence = evidence, done.copy(sent=number == passes)
-                slope = self._slope(rgb, y_hat, rows, steps, gray, (evidence, known), passes >= PASSES_TO_BE_EXACT)
+                watched = (evidence, known) if targets is None else None
+                slope = self._slope(rgb, y_hat, rows, steps, gray, watched, passes >= PASSES_TO_BE_EXACT)
                 target += pull * (y_hat[:, rows] - trusted(slope, error_bits, quality) - target)
                 self._settle(bands, target, last if number == passes else error_bits, symbols, y_hat)
             if targets is not None:
@@ -309,7 +316,9 @@ class Networks:
 
         height_px, width_px = 16 * y.shape[2], 16 * y.shape[3]
         z = torch.empty(1, self.model.spec["hyper"], height_px // 64, width_px // 64, device=self.device)
-        return tiled(height_px, width_px, tile, z, 64)[0].double().round().clamp(-VALUE_LIMIT, VALUE_LIMIT)
+        return (
+            tiled(height_px, width_px, tile, z, 64)[0].double().round().clamp(-hyper_latents.LIMIT, hyper_latents.LIMIT)
+        )
 
     def _bands(
         self, grid: Grid, quality_centi: int, z: Tensor, strength: int, indexes: np.ndarray | None = None

@@ -15,7 +15,7 @@ import numpy as np
 from pipeline.bitstream import container
 from pipeline.bitstream.container import Container
 from pipeline.codecs.base import Symbols
-from pipeline.codecs.learned import adaptive
+from pipeline.codecs.learned import adaptive, hyper_latents
 from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.codecs.learned.weights_checks import Trellis
 from pipeline.codecs.learned.wiener import Wiener
@@ -79,13 +79,6 @@ class Band(NamedTuple):
         return found[:, first : first + self.rows.stop - self.rows.start, : self.grid.width]
 
 
-def z_indexes(model: FrozenModel, quality_centi: int, grid: Grid) -> np.ndarray:
-    """(N * hz * wz,) uint8: one static table a channel."""
-    base = integer.interpolate(model.arrays["log2_sigma_z"], quality_centi).astype(np.float64)
-    index = integer.index_of(integer.fixed_log2_sigma(base, 0.0)).astype(np.uint8)
-    return np.repeat(index, grid.z_height * grid.z_width)
-
-
 def y_base(model: FrozenModel, quality_centi: int) -> np.ndarray:
     """(M, 1, 1) integers as float32: log2 sigma at this quality, before the hyper-decoder's offset."""
     return integer.interpolate(model.arrays["log2_base"], quality_centi).astype(np.float32)[:, None, None]
@@ -106,7 +99,7 @@ def entropy_encode(model: FrozenModel, symbols: Symbols) -> bytes:
     """The payload of `symbols`; needs no accelerator."""
     grid = Grid.of(symbols.height_px, symbols.width_px)
     encoder = SymbolEncoder(model.tables)
-    z_words = encoder.encode(symbols.z.ravel(), z_indexes(model, symbols.quality_centi, grid))
+    z_words = hyper_latents.encode(model, encoder, symbols.z, symbols.quality_centi)
     z = symbols.z.astype(np.float64)
     y_words = []
     trellis = model.trellis_of(symbols.trellis)
@@ -139,6 +132,7 @@ def entropy_encode(model: FrozenModel, symbols: Symbols) -> bytes:
             gray=symbols.gray,
             sections=sections,
             trellis=symbols.trellis,
+            z_in_turns=model.z_context is not None,
         )
     )
 
@@ -190,7 +184,7 @@ def entropy_decode(model: FrozenModel, payload: bytes, on_band: Callable[[Decode
     decoder = SymbolDecoder(model.tables, box.sections.get(container.ESCAPES, b""))
     hyper, latent = model.spec["hyper"], model.spec["latent"]
     z_words, y_words = Words(box.sections[container.Z]), band_words(box.sections[container.Y], len(list(grid.bands())))
-    z = decoder.decode(z_words, z_indexes(model, box.quality_centi, grid)).reshape(hyper, grid.z_height, grid.z_width)
+    z = hyper_latents.decode(model, decoder, z_words, box.quality_centi, (hyper, grid.z_height, grid.z_width))
     y = np.zeros((latent, grid.height, grid.width), dtype=np.int16)
     z_float, strength = z.astype(np.float64), box.adaptive
     levels = np.empty((grid.height, grid.width), np.int8) if strength else None
@@ -250,6 +244,8 @@ def opened(model: FrozenModel, payload: bytes) -> Container:
             raise BitstreamError("payload: a filter under a model with static tables; it is damaged")
         Wiener.of(section, model.tables, box.gray)
     model.trellis_of(box.trellis)
+    if box.z_in_turns != (model.z_context is not None):
+        raise BitstreamError(f"payload: its flags and model {model.model_id} differ in how z is coded; it is damaged")
     return box
 
 

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from pipeline.codecs.base import Symbols
+from pipeline.codecs.learned import hyper_latents
 from pipeline.codecs.learned.analysis import padded
 from pipeline.codecs.learned.filtering import Evidence, expected
 from pipeline.codecs.learned.quantise import PASSES, PASSES_TO_BE_EXACT, pulls, trusted
@@ -324,7 +325,7 @@ class Batch:
         with torch.autocast(x.device.type, torch.bfloat16, enabled=networks.bf16):
             y = (networks.transforms.g_a(x, steps.quality) * steps.gain).contiguous()
         z = networks.transforms.h_a(asinh(y))
-        return y, z.double().round_().clamp_(-VALUE_LIMIT, VALUE_LIMIT)
+        return y, z.double().round_().clamp_(-hyper_latents.LIMIT, hyper_latents.LIMIT)
 
     def _tables(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """Scale indexes, uint8, and mu in quantiser steps."""

@@ -19,7 +19,7 @@ import safetensors.numpy
 
 from pipeline import storage
 from pipeline.codecs.learned import weights_checks as checks
-from pipeline.codecs.learned.weights_checks import KIND, MALFORMED, Trellis
+from pipeline.codecs.learned.weights_checks import KIND, MALFORMED, Trellis, ZContext
 from pipeline.entropy.tables import FrequencyTables
 from pipeline.errors import BitstreamError, ConfigError, StorageError
 from pipeline.nn import integer
@@ -50,6 +50,7 @@ class FrozenModel:
     card: dict[str, Any]
     worth: float
     trellis: Trellis | None = None
+    z_context: ZContext | None = None
 
     @property
     def shifts(self) -> np.ndarray:
@@ -113,6 +114,7 @@ def parse(data: bytes) -> FrozenModel:
         card=meta.get("card", {}),
         worth=worth,
         trellis=checks.trellis_in(arrays) if kind == KIND else None,
+        z_context=checks.z_context_in(arrays, spec["hyper"]) if kind == KIND else None,
     )
 
 

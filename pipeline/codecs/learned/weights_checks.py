@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import safetensors
@@ -13,7 +13,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline.entropy.tables import FrequencyTables
 from pipeline.errors import BitstreamError, ConfigError
-from pipeline.nn import integer
+from pipeline.nn import context, integer
+from pipeline.nn.context import IntegerContext
 from pipeline.nn.spec import SPECS, ModelSpec
 
 KIND = "mean-scale-hyperprior"
@@ -42,6 +43,27 @@ class Trellis:
     tables: FrequencyTables
     shifts: np.ndarray
     step: float
+
+
+class ZContext(NamedTuple):
+    """What z in turns goes by; `tables` are those of `nn.context`."""
+
+    network: IntegerContext
+    tables: FrequencyTables
+
+
+def z_context_in(arrays: Mapping[str, np.ndarray], channels: int) -> ZContext | None:
+    """None where a model has none. Raises BitstreamError for one that is not whole."""
+    network = context.load(arrays, channels)
+    if network is None:
+        return None
+    try:
+        tables = FrequencyTables(*(_integers(arrays, f"z_context.{name}", 1) for name in ("frequencies", "reaches")))
+        if len(tables) != context.TABLE_COUNT:
+            raise ValueError(f"z_context has {len(tables)} tables, expected {context.TABLE_COUNT}")
+    except MALFORMED as error:
+        raise BitstreamError(f"weights: {error}; the file is damaged, fetch it again") from None
+    return ZContext(network, tables)
 
 
 def trellis_in(arrays: Mapping[str, np.ndarray]) -> Trellis | None:
