@@ -213,7 +213,15 @@ def _with_context(settings: TrainConfig, data: bytes, photos: list[np.ndarray]) 
     if not run.context_steps:
         return data
     with shown() as show:
-        return fit_context(data, photos, run.context_steps, run.context_crops, seed=run.seed, log=show)
+        return fit_context(
+            data,
+            photos,
+            photos[: settings.calibration_photos],
+            run.context_steps,
+            run.context_crops,
+            seed=run.seed,
+            log=show,
+        )
 
 
 def _taught(settings: TrainConfig, data: bytes, photos: list[np.ndarray]) -> bytes:

@@ -96,7 +96,15 @@ def _teach(spec: TrainSpec, folder: str, out: Path, device: str) -> None:
             processes=len(os.sched_getaffinity(0)),
         )
     if spec.context_steps:
-        data = fit_context(data, photos, spec.context_steps, spec.context_crops, seed=spec.seed, log=log)
+        data = fit_context(
+            data,
+            photos,
+            photos[:CALIBRATION_PHOTOS],
+            spec.context_steps,
+            spec.context_crops,
+            seed=spec.seed,
+            log=log,
+        )
     print(written(out, data), flush=True)
 
 

@@ -1,7 +1,8 @@
 """A context for z: networks that say of each hyper-latent what is to be expected from those around it.
 
 z costs a tenth to a fifth of the bits at low rates, under one static table a channel. Here a trained model is given
-what `nn.context` describes: fitted to z of crops as g_a and h_a give it, nothing else of the model changes.
+what `nn.context` describes, fitted to z of crops as g_a and h_a give it. Nothing else of the model changes, but for
+tables.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from pipeline.training.fitting import reach_of
 from pipeline.training.graphed import LOOK_STEPS
 from pipeline.training.optimizer import share_of_peak
 from pipeline.training.spec import AugmentSpec
+from pipeline.training.trellis import fit_trellis, trellis_arrays
 
 CROP_PX, WIDTH, BATCH, CLIP_NORM, WARMUP_STEPS, WEIGHT_DECAY = 576, 96, 24, 1.0, 50, 1e-4
 DOWNSCALE = 0.5
@@ -38,6 +40,7 @@ LEAST_CHANCE = 1e-7
 def fit_context(
     data: bytes,
     photos: Sequence[np.ndarray],
+    calibration: Sequence[np.ndarray],
     steps: int,
     crops: int,
     lr: float = 2e-3,
@@ -46,7 +49,8 @@ def fit_context(
 ) -> bytes:
     """The model file `data` with a context for z, fitted to `crops` crops of `photos`, (H, W, 3) uint8.
 
-    The card says what share of z's bits is saved of crops that are held out, of one photo in sixteen.
+    Tables of y are fitted to what the encoder of today sends of `calibration`, photos as well. The card says what share
+    of z's bits is saved of crops that are held out, of one photo in sixteen.
 
     Raises:
         BitstreamError: `data` is no model of this kind.
@@ -71,7 +75,8 @@ def fit_context(
     saved = round(1 - _bits(weights.parse(weights.serialise(arrays, meta)), *held) / before, 4)
     told = {"of": frozen.model_id, "steps": steps, "crops": crops, "seed": seed, "saved": saved}
     meta["card"] = meta["card"] | {"context": told}
-    return weights.serialise(arrays, meta)
+    trellis = fit_trellis(weights.parse(weights.serialise(arrays, meta)), calibration)
+    return weights.serialise(arrays | trellis_arrays(trellis), meta)
 
 
 def context_tables() -> FrequencyTables:

@@ -18,7 +18,14 @@ from pipeline.codecs.base import Symbols
 from pipeline.codecs.learned import adaptive, hyper_latents
 from pipeline.codecs.learned.analysis import AnalysisByHand, padded
 from pipeline.codecs.learned.filtering import Evidence, expected
-from pipeline.codecs.learned.quantise import PASSES, PASSES_TO_BE_EXACT, Quantiser, pulls, trusted
+from pipeline.codecs.learned.quantise import (
+    PASSES,
+    PASSES_TO_BE_EXACT,
+    WORTH_IN_PASSES,
+    Quantiser,
+    pulls,
+    trusted,
+)
 from pipeline.codecs.learned.slopes import Back, ByHand, by_autograd
 from pipeline.codecs.learned.steps import Steps
 from pipeline.codecs.learned.symbols import Grid, mu_of, y_base
@@ -138,6 +145,7 @@ class Networks:
         y_hat = y[0, :, : grid.height, : grid.width]  # y itself, until what it is rounded to takes its place
         index = np.empty(y_hat.shape, np.uint8) if height_px * width_px <= INDEX_LIMIT_PX else None
         symbols, passes = np.empty(y_hat.shape, dtype=np.int16), PASSES[effort]
+        steps = steps.with_errors_worth(WORTH_IN_PASSES if passes else 1)
         quality = quality_centi / integer.QUALITY_UNITS
         evidence = Evidence(height_px, width_px, gray, quality, self.largest_tap)
         for bands in _regions(self._bands(grid, quality_centi, z, strength, index), grid.width, passes):

@@ -30,6 +30,10 @@ class Steps:
         """Whether quality is the same everywhere."""
         return self.centi.dim() == 1
 
+    def with_errors_worth(self, factor: float) -> Steps:
+        """The same, with errors so many times as dear."""
+        return replace(self, worth=self.worth * factor)
+
     def within(self, top: int, bottom: int, left: int, right: int) -> Steps:
         """Those of a window given in pixels, from multiples of 16 on."""
         if self.everywhere:
