@@ -24,6 +24,10 @@ VALUE_LIMIT = 32767
 LEFT_OVER = "symbol stream: words are left over after the last symbol; the payload is damaged"
 
 
+class MiscompiledError(ConfigError):
+    """What Numba compiled does not do what it should."""
+
+
 @contextmanager
 def needing_numba() -> Iterator[None]:
     """For imports of what Numba compiles. Raises ConfigError without Numba."""
@@ -36,11 +40,15 @@ def needing_numba() -> Iterator[None]:
 
 
 @cache
-def _compiled() -> ModuleType:
+def compiled() -> ModuleType:
+    """The module of that name, once it has been seen to do what constriction does.
+
+    Raises ConfigError without Numba, or where what it compiled is wrong.
+    """
     with needing_numba():
         from pipeline.entropy import compiled
     if not compiled.agrees():
-        raise ConfigError(
+        raise MiscompiledError(
             "numba: what it compiled for this processor writes other words than constriction, so nothing is encoded; "
             "delete its cache (NUMBA_CACHE_DIR, or __pycache__ beside the package), or install another version"
         )
@@ -51,9 +59,11 @@ def _compiled() -> ModuleType:
 def _compiled_if_any() -> ModuleType | None:
     """Decoders can do without."""
     try:
-        return _compiled()
-    except ConfigError as error:
-        logging.getLogger(__name__).info("decoding goes on with constriction: %s", error)
+        return compiled()
+    except MiscompiledError as error:
+        logging.getLogger(__name__).warning("decoding goes on with constriction: %s", error)
+        return None
+    except ConfigError:
         return None
     except Exception as error:  # whatever LLVM has to say
         logging.getLogger(__name__).warning("decoding goes on without Numba, which failed: %s", error)
@@ -96,23 +106,23 @@ class SymbolEncoder:
 
         Raises ConfigError without Numba.
         """
-        at, _, _ = _compiled().steps(indexes, skip_below)
+        at, _, _ = compiled().steps(indexes, skip_below)
         return self._words(symbols[at], indexes[at], self._tables)
 
     def encode_trellis(
         self, symbols: np.ndarray, indexes: np.ndarray, skip_below: int, tables: FrequencyTables, states: int
     ) -> bytes:
         """The same along the trellis of `states`, under `tables` of the first quantiser and then of the second."""
-        compiled = _compiled()
-        steps = compiled.steps(indexes, skip_below)
+        made = compiled()
+        steps = made.steps(indexes, skip_below)
         # Arrays from another process cannot be written to, which is another type to Numba.
         own = np.require(symbols, requirements=["C", "W"])
-        values, chosen = compiled.sequence(own, *steps, len(tables) // 2, *order.CODES[states])
+        values, chosen = made.sequence(own, *steps, len(tables) // 2, *order.CODES[states])
         return self._words(values, chosen, tables)
 
     def _words(self, values: np.ndarray, indexes: np.ndarray, tables: FrequencyTables) -> bytes:
         """Of what is coded one after the other, and under which tables."""
-        words, escaped = _compiled().words(values, indexes, *tables.end_to_end)
+        words, escaped = compiled().words(values, indexes, *tables.end_to_end)
         self._escaped.extend(escaped.tolist())
         return bytes(words.astype("<u4").tobytes())
 
@@ -120,7 +130,7 @@ class SymbolEncoder:
         """Words of several turns of `encode`, under `tables`, that `SymbolDecoder.decode_turn` reads one by one."""
         values, chosen = [np.zeros(0, np.int16)], [np.zeros(0, np.uint8)]
         for symbols, indexes in turns:
-            at, _, _ = _compiled().steps(indexes, 0)
+            at, _, _ = compiled().steps(indexes, 0)
             values.append(symbols[at])
             chosen.append(indexes[at])
         return self._words(np.concatenate(values), np.concatenate(chosen), tables)
@@ -152,8 +162,8 @@ class SymbolDecoder:
     ) -> np.ndarray:
         """The next symbols of `words`, (n,) int16, coded under `indexes` (n,) uint8 of `tables`; more may follow."""
         symbols, used = np.zeros(indexes.shape, dtype=np.int16), indexes.copy()
-        if (compiled := _compiled_if_any()) is not None:
-            self._read(compiled, symbols, used, words, tables, skip_below)
+        if (made := _compiled_if_any()) is not None:
+            self._read(made, symbols, used, words, tables, skip_below)
         else:
             self._fill(symbols, used, words, tables, order.groups(indexes, skip_below))
         return symbols
@@ -163,8 +173,8 @@ class SymbolDecoder:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Trellis-coded symbols (n,) int16, and the tables (n,) uint8 that they turned out to be coded under."""
         symbols, used = np.zeros(indexes.shape, dtype=np.int16), indexes.copy()
-        if (compiled := _compiled_if_any()) is not None:
-            self._read(compiled, symbols, used, words, tables, skip_below, states)
+        if (made := _compiled_if_any()) is not None:
+            self._read(made, symbols, used, words, tables, skip_below, states)
         else:
             calls = order.halves(indexes, skip_below, len(tables) // 2, symbols, states)
             self._fill(symbols, used, words, tables, calls)
@@ -173,7 +183,7 @@ class SymbolDecoder:
 
     def _read(
         self,
-        compiled: ModuleType,
+        made: ModuleType,
         symbols: np.ndarray,
         used: np.ndarray,
         words: Words,
@@ -183,10 +193,10 @@ class SymbolDecoder:
     ) -> None:
         """As `_fill` does, compiled."""
         along = (len(tables) // 2, *order.CODES[states]) if states else (0, 0, 0)
-        steps, escapes = compiled.steps(used, skip_below), self._escapes[self._read_escapes :]
+        steps, escapes = made.steps(used, skip_below), self._escapes[self._read_escapes :]
         ranges = *tables.end_to_end, tables.shortcuts
         at = words.array, words.left, np.uint64(words.state), escapes
-        read, words.left, state = compiled.read(*at, *steps, *along, VALUE_LIMIT, *ranges, symbols, used)
+        read, words.left, state = made.read(*at, *steps, *along, VALUE_LIMIT, *ranges, symbols, used)
         if read < 0:
             raise _not_beyond(int(escapes[-1 - read]) if -1 - read < len(escapes) else None)
         words.state = int(state)

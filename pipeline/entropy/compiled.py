@@ -217,21 +217,32 @@ def agrees() -> bool:
         symbols = (random.normal(0, 2, _LOOKED_AT).round() * (indexes > 0)).astype(np.int16)
         along = (_HALF, *order.CODES[states]) if states else (0, 0, 0)
         dealt = steps(indexes, 1)
+        pieces = order.steps(indexes, 1)
+        scales, places = zip(*pieces, strict=True)
+        rightly = np.concatenate(places), np.cumsum([len(at) for at in places]), np.array(scales)
+        if not all(np.array_equal(left, right) for left, right in zip(dealt, rightly, strict=True)):
+            return False  # the rest goes by these without looking twice
         given = words(*sequence(symbols, *dealt, *along), *tables.end_to_end)
         calls = list(order.halves(indexes, 1, _HALF, symbols, states) if states else order.groups(indexes, 1))
         wanted = constriction.stream.stack.AnsCoder()
         for table, at in reversed(calls):
             entries = np.where(abs(symbols[at]) > reach, reach + 1, symbols[at]) + reach
             wanted.encode_reverse(entries.astype(np.int32), tables.models[table])
-        found, used = np.zeros(_LOOKED_AT, np.int16), indexes.copy()
-        state, left = wanted.get_compressed(), max(0, len(given[0]) - 2)
-        if not np.array_equal(given[0], state):
+        packed, escapes = given
+        if not np.array_equal(packed, wanted.get_compressed()):
             return False
-        start = np.uint64(int(state[-1]) << WORD_BITS | int(state[-2]))
-        read(
-            given[0], left, start, given[1], *dealt, *along, 1 << 15, *tables.end_to_end, tables.shortcuts, found, used
-        )
-        if not np.array_equal(found, symbols):
+        found, used = np.zeros(_LOOKED_AT, np.int16), indexes.copy()
+        left, state = len(packed) - 2, np.uint64(int(packed[-1]) << WORD_BITS | int(packed[-2]))
+        how = *along, 1 << 15, *tables.end_to_end, tables.shortcuts, found, used
+        first = len(pieces) if states else len(pieces) // 2  # without a trellis, in two goes
+        for part in (slice(0, first), slice(first, None)):
+            at, ends, scales = dealt
+            begin = int(ends[part.start - 1]) if part.start else 0
+            steps_of = at[begin : int(ends[part][-1]) if len(ends[part]) else begin], ends[part] - begin, scales[part]
+            count, left, state = read(packed, left, state, escapes, *steps_of, *how)
+            escapes = escapes[max(0, count) :]
+        chosen = order.tables_of(indexes, 1, _HALF, symbols, states) if states else indexes
+        if len(escapes) or left or state or not np.array_equal(found, symbols) or not np.array_equal(used, chosen):
             return False
     return True
 

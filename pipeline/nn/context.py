@@ -54,18 +54,17 @@ class Turn(NamedTuple):
 def turns(height: int, width: int) -> Iterator[Turn]:
     """Each position of z (height, width) once; those of a turn in reading order."""
 
-    def places(top: int, left: int, step: int) -> tuple[np.ndarray, np.ndarray]:
+    def those_from(top: int, left: int, step: int, network: int | None, level: int) -> Iterator[Turn]:
         rows, columns = np.meshgrid(np.arange(top, height, step), np.arange(left, width, step), indexing="ij")
-        return rows.ravel(), columns.ravel()
+        for first in range(0, rows.size, POSITIONS):
+            part = slice(first, first + POSITIONS)
+            yield Turn(rows.ravel()[part], columns.ravel()[part], network, level)
 
-    yield Turn(*places(0, 0, 2 * FARTHEST), None, LEVELS)
+    yield from those_from(0, 0, 2 * FARTHEST, None, LEVELS)
     for level in reversed(range(LEVELS)):
         apart = 1 << level
         for network, (top, left) in enumerate(((apart, apart), (0, apart), (apart, 0))):
-            rows, columns = places(top, left, 2 * apart)
-            for first in range(0, len(rows), POSITIONS):
-                part = slice(first, first + POSITIONS)
-                yield Turn(rows[part], columns[part], network, level)
+            yield from those_from(top, left, 2 * apart, network, level)
 
 
 def inputs(network: int, channels: int) -> int:
@@ -97,7 +96,7 @@ class IntegerContext:
         """Of the values of a turn; `base` (N,) is log2 sigma of each channel at this quality, in fixed point."""
         count = len(turn.rows)
         offset, mean = np.zeros((2, len(base), count))
-        if turn.network is not None and count:
+        if turn.network is not None:
             quality = (quality_centi << ACTIVATION_BITS) // integer.QUALITY_UNITS
             told = np.array([[quality], [turn.level << ACTIVATION_BITS - 1]], np.float64)
             x = np.concatenate([seen.around(turn), told.repeat(count, 1)])[..., None]
@@ -122,22 +121,24 @@ class Seen:
     def __init__(self, context: IntegerContext, shape: tuple[int, int, int]) -> None:
         channels, height, width = shape
         self.compression = context.compression
-        self.planes = np.zeros((channels + 1, height + 2 * FARTHEST, width + 2 * FARTHEST))
+        self.planes = np.zeros((channels + 1, height, width), np.float32)  # which holds integers up to 2^24
 
     def show(self, turn: Turn, values: np.ndarray) -> None:
         """The values of a turn, (N, n) integers."""
         magnitude = self.compression[np.minimum(np.abs(values.astype(np.int64)), len(self.compression) - 1)]
-        rows, columns = turn.rows + FARTHEST, turn.columns + FARTHEST
-        self.planes[:-1, rows, columns] = magnitude * np.sign(values)
-        self.planes[-1, rows, columns] = 1 << ACTIVATION_BITS
+        self.planes[:-1, turn.rows, turn.columns] = magnitude * np.sign(values)
+        self.planes[-1, turn.rows, turn.columns] = 1 << ACTIVATION_BITS
 
     def around(self, turn: Turn) -> np.ndarray:
         """(neighbours * (N + 1), n): each neighbour's channels, and whether they are known; zeros where not."""
         assert turn.network is not None
-        apart, rows, columns = 1 << turn.level, turn.rows + FARTHEST, turn.columns + FARTHEST
-        return np.concatenate(
-            [self.planes[:, rows + down * apart, columns + right * apart] for down, right in NEIGHBOURS[turn.network]]
-        )
+        _, height, width = self.planes.shape
+        found = []
+        for down, right in NEIGHBOURS[turn.network]:
+            rows, columns = turn.rows + (down << turn.level), turn.columns + (right << turn.level)
+            inside = (rows >= 0) & (rows < height) & (columns >= 0) & (columns < width)
+            found.append(self.planes[:, rows.clip(0, height - 1), columns.clip(0, width - 1)] * inside)
+        return np.concatenate(found).astype(np.float64)
 
 
 def load(arrays: Mapping[str, np.ndarray], channels: int) -> IntegerContext | None:

@@ -3,8 +3,8 @@
 For a borrowed machine that has torch, NumPy, Pillow and safetensors and nothing else. It writes the same checkpoint and
 log as `jobs.train`, which exports them (`--export-only`), and the EMA weights in fp16, small enough to carry.
 
-With `"steps": 0` it teaches a model (`teach.py`), which takes what encoding does (Numba, constriction) beside, and
-writes its file; all cores code crops.
+With `"steps": 0` it teaches a model (`teach.py`), all cores coding crops, or gives it a context for z (`context.py`),
+and writes its file; that takes what encoding does (Numba, constriction) beside.
 """
 
 from __future__ import annotations

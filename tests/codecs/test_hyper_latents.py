@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from unittest.mock import patch
 
+import constriction
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,13 +17,15 @@ from pipeline.codecs.learned.hyper_latents import LIMIT
 from pipeline.entropy import coder
 from pipeline.entropy.coder import SymbolDecoder, SymbolEncoder, Words
 from pipeline.errors import BitstreamError
+from pipeline.nn import context, integer
+from pipeline.nn.context import Seen
 from tests.fuzz import tiny
 
 MODEL = tiny.model(in_turns=True)
 
 
 def read(words: bytes, escapes: bytes, centi: int, shape: tuple[int, int, int], compiled: bool) -> np.ndarray:
-    with patch.object(coder, "_compiled_if_any", coder._compiled if compiled else lambda: None):
+    with patch.object(coder, "_compiled_if_any", coder.compiled if compiled else lambda: None):
         decoder = SymbolDecoder(MODEL.tables, escapes)
         z = hyper_latents.decode(MODEL, decoder, Words(words), centi, shape)
         decoder.finish()
@@ -38,6 +41,86 @@ def test_any_z_comes_back(compiled, height, width, largest, centi):
     encoder = SymbolEncoder(MODEL.tables)
     words = hyper_latents.encode(MODEL, encoder, z, centi)
     assert np.array_equal(read(words, encoder.escapes(), centi, shape, compiled), z)
+
+
+def test_turns_are_cut_where_they_are_long(monkeypatch):
+    z = np.random.default_rng(3).integers(-4, 5, (tiny.HYPER, 131, 140)).astype(np.int16)
+    monkeypatch.setattr(context, "POSITIONS", 37)
+    encoder = SymbolEncoder(MODEL.tables)
+    words = hyper_latents.encode(MODEL, encoder, z, 5000)
+    assert np.array_equal(read(words, encoder.escapes(), 5000, z.shape, True), z)
+
+
+def by_the_book(words: bytes, centi: int, shape: tuple[int, int, int]) -> np.ndarray:
+    """As FORMAT.md says it, position by position, by constriction; without escapes."""
+    assert MODEL.z_context is not None
+    arrays, tables = MODEL.arrays, MODEL.z_context.tables
+    channels, height, width = shape
+    z, known = np.zeros(shape, np.int64), np.zeros((height, width), bool)
+    stream = constriction.stream.stack.AnsCoder(np.frombuffer(words, "<u4").astype(np.uint32))
+    base = integer.interpolate(arrays["log2_sigma_z"], centi)
+    cross, corners = [(-1, 0), (0, -1), (0, 1), (1, 0)], [(-1, -1), (-1, 1), (1, -1), (1, 1)]
+    turns = [(None, 0, [(i, j) for i in range(0, height, 8) for j in range(0, width, 8)])]
+    for level in (2, 1, 0):
+        d = 2**level
+        for k, (odd_row, odd_column) in enumerate([(1, 1), (0, 1), (1, 0)]):
+            rows, columns = range(odd_row * d, height, 2 * d), range(odd_column * d, width, 2 * d)
+            turns.append((k, level, [(i, j) for i in rows for j in columns]))
+    for k, level, places in turns:
+        asked = []
+        for order, (i, j) in enumerate(places):
+            offset = mean = np.zeros(channels, np.int64)
+            if k is not None:
+                x: list[int] = []
+                for down, right in [corners, cross, corners + cross][k]:
+                    a, b = i + down * 2**level, j + right * 2**level
+                    if 0 <= a < height and 0 <= b < width:
+                        assert known[a, b]
+                        table = arrays["h_s.compression"].astype(np.int64)
+                        x += [int(np.sign(v) * table[min(abs(v), 255)]) for v in z[:, a, b]] + [256]
+                    else:
+                        x += [0] * (channels + 1)
+                x += [256 * centi // 10000, 128 * level]
+                for name, low in (("enter", 0), ("mid", 0), ("out", -(2**24))):
+                    weight, bias, shift = (arrays[f"z_context.{k}.{name}.{p}"] for p in ("weight", "bias", "shift"))
+                    total = weight[0].astype(np.int64) @ np.array(x, np.int64) + bias
+                    x = [int(v) for v in np.clip(total >> int(shift), low, 2**24)]
+                offset, mean = np.split(np.array(x, np.int64), 2)
+            for n in range(channels):
+                position = int(np.clip(base[n] + offset[n] + 1536, 0, 5632))
+                scale = min(((position + 32 >> 6) + 1) // 2, 36)
+                raw = int(mean[n]) * int(arrays["z_context.sigmas"][position]) * 8 + 32768
+                eighths = max(-2040, min(2040, raw >> 16))
+                whole = (eighths + 4) // 8
+                above = eighths - 8 * whole
+                asked.append((5 * scale + abs(above), n, order, i, j, whole, -1 if above < 0 else 1))
+        for table, n, _, i, j, whole, sign in sorted(asked):
+            symbol = int(stream.decode(tables.models[table], 1)[0]) - int(tables.reaches[table])
+            z[n, i, j] = whole + sign * symbol
+        for i, j in places:
+            known[i, j] = True
+    assert stream.is_empty()
+    assert known.all()
+    return z
+
+
+@pytest.mark.parametrize(("shape", "centi"), [((2, 1, 1), 0), ((2, 17, 12), 6789), ((2, 9, 30), 10_000)])
+def test_it_is_what_the_format_says(shape, centi):
+    """Values are drawn around what is expected of them, so that none escapes."""
+    assert MODEL.z_context is not None
+    network, z = MODEL.z_context.network, np.zeros(shape, np.int16)
+    random, seen, base = np.random.default_rng(5), Seen(network, shape), hyper_latents.log2_sigma(MODEL, centi)
+    signs = set[int]()
+    for turn in context.turns(*shape[1:]):
+        _, whole, sign = network.expect(seen, turn, base, centi)
+        z[:, turn.rows, turn.columns] = whole + random.integers(-2, 3, whole.shape)
+        seen.show(turn, z[:, turn.rows, turn.columns])
+        signs |= set(sign.ravel().tolist())
+    encoder = SymbolEncoder(MODEL.tables)
+    words = hyper_latents.encode(MODEL, encoder, z, centi)
+    assert not encoder.escapes()
+    assert shape[1:] == (1, 1) or signs == {-1, 1}
+    assert np.array_equal(by_the_book(words, centi, shape), z)
 
 
 @given(st.data())

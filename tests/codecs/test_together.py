@@ -19,6 +19,7 @@ from pipeline.codecs.learned.together import Batch, Found, Setting
 from pipeline.errors import CodecError
 from pipeline.metrics.distortion import measure, mse
 from pipeline.records import Picture, Rate
+from tests.codecs import made_static
 from tests.contracts.codec import photo
 
 BEFORE_TRELLISES = Path(__file__).parents[1] / "golden" / "weights" / "bf034c42ed3da6ac.safetensors"
@@ -78,6 +79,21 @@ def test_payloads_are_as_good_as_those_of_each_alone(codec, pictures, effort):
         assert apart[-1] < 0.05 + 64 / picture.rgb[..., 0].size / bpp
         assert codec.entropy_decode(payload).gray == picture.gray
     assert abs(np.mean(apart)) < 0.02
+
+
+@pytest.mark.parametrize("effort", [1, 3])
+def test_errors_are_those_behind_each_picture_s_filter(effort, monkeypatch):
+    """As those of `Networks`: otherwise the same symbols cost more."""
+    coder = Hyperprior(Rate(quality=60.0), device="cpu", effort=effort)
+    shown = [Picture(made[:448, :448].copy()) for made in made_static.photos()]
+
+    def costs() -> float:
+        payloads = each(coder, shown, written(coder), effort=effort)
+        return sum(worth(coder, one, payload)[1] for one, payload in zip(shown, payloads, strict=True))
+
+    minded = costs()
+    monkeypatch.setattr(together, "expected", lambda x_hat, wiener: x_hat)
+    assert minded < 0.999 * costs()
 
 
 def test_what_is_found_is_what_decoders_make_of_it(codec, pictures):

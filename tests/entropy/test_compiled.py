@@ -103,7 +103,7 @@ def test_tables_of_any_reach_and_rare_entries_are_read(reach):
 @pytest.fixture
 def anew():
     """What was compiled is looked for, and looked at, again; and after the test once more."""
-    cached = coder._compiled, coder._compiled_if_any
+    cached = coder.compiled, coder._compiled_if_any
     for each in cached:
         each.cache_clear()
     yield
@@ -115,7 +115,7 @@ def test_without_numba_decoders_read_as_they_do_with_it(monkeypatch, anew):
     symbols, indexes = drawn(3_000, 4)
     encoder = SymbolEncoder(TABLES)
     words = encoder.encode_trellis(symbols, indexes, 0, TABLES, 128)
-    coder._compiled.cache_clear()
+    coder.compiled.cache_clear()
     with monkeypatch.context() as without:
         without.delitem(sys.modules, "pipeline.entropy.compiled", raising=False)
         without.delattr("pipeline.entropy.compiled", raising=False)
@@ -154,7 +154,7 @@ def test_what_a_compiler_got_wrong_is_not_used(part, monkeypatch, anew):
     symbols, indexes = drawn(3_000, 5)
     encoder = SymbolEncoder(TABLES)
     right = encoder.encode(symbols, indexes)
-    coder._compiled.cache_clear()
+    coder.compiled.cache_clear()
     with monkeypatch.context() as patched:
         patched.setattr(compiled, part, wrong)
         with pytest.raises(ConfigError, match="writes other words than constriction"):

@@ -75,6 +75,17 @@ def test_it_knows_some_of_what_passes_find(untaught, taught_file, taught, pictur
     assert costs[1] < 0.99 * costs[0]
 
 
+def test_what_is_wanted_minds_no_filter_that_g_a_cannot_know(taught, pictures, monkeypatch):
+    networks = Networks(taught, "cpu")
+    wanted, _ = networks.latents_wanted(pictures[0], 6000, 3)
+
+    def none(*_: object) -> None:
+        raise AssertionError("a filter was asked for")
+
+    monkeypatch.setattr("pipeline.codecs.learned.networks.expected", none)
+    assert torch.equal(networks.latents_wanted(pictures[0], 6000, 3)[0], wanted)
+
+
 def test_what_is_wanted_is_where_passes_end(taught, pictures):
     networks, rgb = Networks(taught, "cpu"), pictures[0]
     given, _ = networks.latents_wanted(rgb, 6000, 0)

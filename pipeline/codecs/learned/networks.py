@@ -83,7 +83,8 @@ class Networks:
         """Symbols of an (H, W, 3) uint8 picture, and the (H, W, 3) uint8 picture they decode to.
 
         `strength` is how far quality follows the picture (`learned.adaptive`), `worth` what an error is worth, of what
-        it is at this quality, when symbols are chosen for the last time: a fine adjustment, for most stay as they are.
+        it is at this quality and effort, when symbols are chosen for the last time: a fine adjustment, for most stay as
+        they are.
         """
         symbols, y_hat = self._quantised(rgb, quality_centi, gray, effort, strength, worth)
         return symbols, self.picture(y_hat, symbols)

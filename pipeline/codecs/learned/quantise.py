@@ -31,8 +31,9 @@ PASSES_TO_BE_EXACT = 8
 """From so many on, errors are those of the decoder in integers, for most of a pass's time: many passes end where the
 float one is best, which is another place (0.2 % at 8 passes, 0.4 % at 32, LOG.md)."""
 WORTH_IN_PASSES = 1.17
-"""What an error is worth, of what lmbda says, where passes look at it: for the same trade-off a quality three points
-lower saves 0.2 to 0.4 %, for much of what coarser steps do wrong is put right by other symbols (LOG.md)."""
+"""What an error is worth, of what lmbda says, where passes look at it, and to the filter that they ask for: for the
+same trade-off a quality three points lower saves 0.2 to 0.4 %, for much of what coarser steps do wrong is put right by
+other symbols (LOG.md)."""
 
 TRUST = 1.0
 """Root mean square over channels of a step that is believed. On photos it is 0.25, and 0.9 at most; thousands, and in

@@ -19,7 +19,7 @@ from pipeline.codecs.learned.viterbi_torch import Search
 from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.codecs.learned.weights_checks import Trellis
 from pipeline.entropy import order
-from pipeline.entropy.coder import VALUE_LIMIT, needing_numba
+from pipeline.entropy.coder import VALUE_LIMIT, compiled, needing_numba
 from pipeline.nn.integer import INDEX_COUNT
 
 STATES = 128
@@ -74,9 +74,7 @@ class TrellisQuantiser:
         """What does not depend on residuals; the last is kept, for passes come back with the same tensors."""
         kept = self._kept
         if kept is None or kept[0] is not index or kept[1] is not error_bits or kept[2].shape != shape:
-            with needing_numba():
-                from pipeline.entropy import compiled
-            at, ends, scales = compiled.steps(index.expand(shape).cpu().numpy().ravel(), self.skip_below)
+            at, ends, scales = compiled().steps(index.expand(shape).cpu().numpy().ravel(), self.skip_below)
             prices = error_bits.float().reshape(-1).cpu().numpy()
             plan = Plan(shape, at, ends, scales, prices[at // (shape.numel() // len(prices))])
             kept = self._kept = index, error_bits, plan
