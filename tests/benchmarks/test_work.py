@@ -40,11 +40,12 @@ LIMITS = {
         "other requests": 43,
         # 6.8 before latents were trellis-coded, some 150 short steps for the coder and verification each. The search
         # for the path is compiled, and counted nowhere. 10.5 with six blocks each way, as the two limits below.
+        # 11.5 before z was coded in ten turns, both ways and once more to verify.
         "thousand calls of Python an image": 13.8,
         # 760 before asinh and the shuffles at the picture's end became several cheap operators, and quantising sparse:
         # a fifth less time. 880 before blocks had limits, slopes were computed by default, and torch took over the
         # products of h_s from NumPy. 1460 with six blocks each way. 1770 before evidence for filters was gathered by
-        # torch, on whatever device, which NumPy had done by as many calls that nobody counted.
+        # torch, on whatever device, which NumPy had done by as many calls that nobody counted. 2170 before passes minded filters.
         "operators of torch an image": 2280,
         # 34.5 before g_a had six blocks, 39.5 before pictures came from products of bytes, which are not counted.
         # 32.5 before there were eight blocks each way, which save 1 to 2 %.

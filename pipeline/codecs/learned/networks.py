@@ -21,10 +21,10 @@ from pipeline.codecs.learned.filtering import Evidence, expected
 from pipeline.codecs.learned.quantise import (
     PASSES,
     PASSES_TO_BE_EXACT,
-    WORTH_IN_PASSES,
     Quantiser,
     pulls,
     trusted,
+    worth_in,
 )
 from pipeline.codecs.learned.slopes import Back, ByHand, by_autograd
 from pipeline.codecs.learned.steps import Steps
@@ -146,7 +146,7 @@ class Networks:
         y_hat = y[0, :, : grid.height, : grid.width]  # y itself, until what it is rounded to takes its place
         index = np.empty(y_hat.shape, np.uint8) if height_px * width_px <= INDEX_LIMIT_PX else None
         symbols, passes = np.empty(y_hat.shape, dtype=np.int16), PASSES[effort]
-        steps = steps.with_errors_worth(WORTH_IN_PASSES if passes else 1)
+        steps = steps.with_errors_worth(worth_in(passes))
         quality = quality_centi / integer.QUALITY_UNITS
         evidence = Evidence(height_px, width_px, gray, quality, self.largest_tap)
         for bands in _regions(self._bands(grid, quality_centi, z, strength, index), grid.width, passes):

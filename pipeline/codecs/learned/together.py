@@ -29,7 +29,7 @@ from pipeline.codecs.base import Symbols
 from pipeline.codecs.learned import hyper_latents
 from pipeline.codecs.learned.analysis import padded
 from pipeline.codecs.learned.filtering import Evidence, expected
-from pipeline.codecs.learned.quantise import PASSES, PASSES_TO_BE_EXACT, WORTH_IN_PASSES, pulls, trusted
+from pipeline.codecs.learned.quantise import PASSES, PASSES_TO_BE_EXACT, pulls, trusted, worth_in
 from pipeline.codecs.learned.slopes import by_autograd
 from pipeline.codecs.learned.steps import Steps
 from pipeline.codecs.learned.symbols import Grid, mu_of, y_base
@@ -252,7 +252,7 @@ class Batch:
         """What `Networks.symbols_of` finds for each."""
         networks, quality_centi, effort = self.setting
         trellis, quality, passes = self.setting.trellis, quality_centi / integer.QUALITY_UNITS, PASSES[effort]
-        steps = networks._steps(quality_centi).with_errors_worth(WORTH_IN_PASSES if passes else 1)
+        steps = networks._steps(quality_centi).with_errors_worth(worth_in(passes))
         with without_tf32():
             x = self._pixels()
             y, z = self._latents(x, steps)
