@@ -30,6 +30,7 @@ PASSES = (0, 1, 2, 3, 4, 6, 8, 12, 16, 32)
 PASSES_TO_BE_EXACT = 8
 """From so many on, errors are those of the decoder in integers, for most of a pass's time: many passes end where the
 float one is best, which is another place (0.2 % at 8 passes, 0.4 % at 32, LOG.md)."""
+
 TRUST = 1.0
 """Root mean square over channels of a step that is believed. On photos it is 0.25, and 0.9 at most; thousands, and in
 no useful direction, where networks see what they never learned."""
