@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.bitstream import container
-from pipeline.codecs.learned import adaptive, networks, symbols, synthesis, tiles
+from pipeline.codecs.learned import adaptive, networks, symbols, synthesis, tiles, together
 from pipeline.codecs.learned.filtering import Evidence, expected, filtered, kernel_of
 from pipeline.codecs.learned.hyperprior import Hyperprior
 from pipeline.codecs.learned.static import Transfer
@@ -270,6 +270,42 @@ def test_passes_go_by_errors_behind_the_filter(codec, monkeypatch, effort):
     minded = costs()
     monkeypatch.setattr(networks, "expected", lambda x_hat, wiener: x_hat)
     assert minded < 0.998 * costs()
+
+
+def test_what_is_not_sent_is_looked_at_less(codec, photo, monkeypatch):
+    """A fourth of the rows in all passes but the last."""
+    shares = []
+    real = Evidence.add
+    monkeypatch.setattr(Evidence, "add", lambda self, *args: shares.append(self.share) or real(self, *args))
+    codec.networks.symbols_of(photo.rgb, 6000, gray=False, effort=3)
+    assert shares == [shares[-1] / 4] * 2 + [shares[-1]]
+
+
+def test_first_tiles_of_a_pass_go_by_the_filter_of_the_pass_before(codec, photo, monkeypatch):
+    """Until as much has been seen as then; the first pass has nothing but what it sees."""
+    monkeypatch.setattr(tiles, "TILE_PX", 128)
+    asked = []
+    real = Evidence.filter
+    monkeypatch.setattr(Evidence, "filter", lambda self: asked.append(self.seen) or real(self))
+    codec.networks.symbols_of(photo.rgb, 6000, gray=False, effort=2)
+    assert asked[0] < asked[1] < asked[2]  # of the first pass
+    half = len(asked) // 2
+    assert asked[half] >= max(asked[:half])
+    assert asked[-1] > 3 * max(asked[:half])
+
+
+@pytest.mark.parametrize("effort", [0, 1])
+def test_errors_are_worth_more_in_passes_alone(codec, photo, monkeypatch, effort):
+    before, _ = codec.networks.analyse(photo.rgb, 6000, gray=False, effort=effort)
+    together_ = list(Hyperprior(QUALITY, device="cpu", effort=effort).encode_all([photo]))
+    for module in (networks, together):
+        monkeypatch.setattr(module, "worth_in", lambda passes: 3.0 if passes else 1.0)
+    after, _ = codec.networks.analyse(photo.rgb, 6000, gray=False, effort=effort)
+    assert np.array_equal(before.y, after.y) == (effort == 0)
+    coder = Hyperprior(QUALITY, device="cpu", effort=effort)
+    monkeypatch.setattr(coder.networks, "one_at_a_time", False)
+    sizes = [len(one.payload) for one in (*together_, *coder.encode_all([photo]))]
+    assert sizes[1] > 1.1 * sizes[0] if effort else sizes[1] < 1.02 * sizes[0]
 
 
 def test_what_tables_do_not_hold_or_is_no_number_is_not_sent():
