@@ -119,7 +119,8 @@ def _coded(
     quality = (torch.arange(count) * 0.6180339887) % 1
     y_hat = []
     for rgb, one in zip(x.numpy(), quality, strict=True):
-        steps = networks.latents_sent(np.ascontiguousarray(rgb), int(one * integer.QUALITY_UNITS), DEFAULT_EFFORT)
+        rgb, centi = np.ascontiguousarray(rgb), int(one * integer.QUALITY_UNITS)
+        steps = networks.latents_sent(rgb, centi, DEFAULT_EFFORT, filtered=False)  # g_s is what filters come behind
         y_hat.append((steps / torch.exp2(model.log2_gain(one[None]))).half())
     return Coded(x.permute(0, 3, 1, 2), torch.cat(y_hat), quality)
 

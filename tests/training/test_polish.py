@@ -27,7 +27,7 @@ def test_the_decoder_alone_gets_better_at_what_is_sent(photos, tmp_path):
     frozen = weights.parse(export.export(SMALL, trainer.ema.weights, pictures[:1], {}))
     found = polish(SMALL, trainer.ema.weights, frozen, pictures, steps=24, crops=12, lr=2e-3)
     before, rounded, after = found.psnr_db
-    assert rounded < before + 0.01
+    assert rounded < before + 0.02  # units are fitted, and cut off some of what a random head makes
     assert after > before + 0.05
     moved = {name for name, value in found.state.items() if not torch.equal(value, trainer.ema.weights[name])}
     assert moved

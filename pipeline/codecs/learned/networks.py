@@ -106,9 +106,11 @@ class Networks:
         return self._hyper_latents(self._latents(rgb, self._steps(quality_centi)))
 
     @torch.no_grad()
-    def latents_sent(self, rgb: np.ndarray, quality_centi: int, effort: int) -> Tensor:
-        """y_hat (1, M, h, w) in quantiser steps, as the decoder of `symbols_of` gets it."""
-        return self._quantised(rgb, quality_centi, False, effort, 0)[1]
+    def latents_sent(self, rgb: np.ndarray, quality_centi: int, effort: int, filtered: bool = True) -> Tensor:
+        """y_hat (1, M, h, w) in quantiser steps, as the decoder of `symbols_of` gets it; or, if not `filtered`, as it
+        would get it if there were no filters.
+        """
+        return self._quantised(rgb, quality_centi, False, effort, 0, filtered=filtered)[1]
 
     @torch.no_grad()
     def latents_wanted(self, rgb: np.ndarray, quality_centi: int, effort: int) -> tuple[Tensor, Tensor]:
@@ -119,7 +121,7 @@ class Networks:
         grid = Grid.of(*rgb.shape[:2])
         given = self._latents(rgb, self._steps(quality_centi))[0, :, : grid.height, : grid.width]
         targets = given.clone()
-        symbols, _ = self._quantised(rgb, quality_centi, False, effort, 0, targets=targets)
+        symbols, _ = self._quantised(rgb, quality_centi, False, effort, 0, targets=targets, filtered=False)
         assert symbols.index is not None
         coded = torch.from_numpy(symbols.index >= self.model.skip_below).to(self.device)
         return torch.where(coded, targets, given), coded
@@ -133,8 +135,12 @@ class Networks:
         strength: int,
         worth: float = 1,
         targets: Tensor | None = None,
+        filtered: bool = True,
     ) -> tuple[Symbols, Tensor]:
-        """Symbols, and y_hat (1, M, h, w) in quantiser steps; `targets` (M, h, w) takes what they were rounded from."""
+        """Symbols, and y_hat (1, M, h, w) in quantiser steps; `targets` (M, h, w) takes what they were rounded from.
+
+        Passes ask for a filter, and mind it, if it is to be `filtered`.
+        """
         height_px, width_px = rgb.shape[:2]
         grid, steps, levels = Grid.of(height_px, width_px), self._steps(quality_centi), None
         y = self._latents(rgb, steps)
@@ -159,7 +165,7 @@ class Networks:
             done = evidence
             for number, pull in enumerate(pulls(passes, quality), 1):
                 known, evidence = evidence, done.copy(sent=number == passes)
-                watched = (evidence, known) if targets is None else None
+                watched = (evidence, known) if filtered else None
                 slope = self._slope(rgb, y_hat, rows, steps, gray, watched, passes >= PASSES_TO_BE_EXACT)
                 target += pull * (y_hat[:, rows] - trusted(slope, error_bits, quality) - target)
                 self._settle(bands, target, last if number == passes else error_bits, symbols, y_hat)
