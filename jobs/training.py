@@ -165,8 +165,7 @@ def export(settings: TrainConfig, trainer: Trainer, photos: list[np.ndarray]) ->
     if settings.run.polish_steps or settings.run.quantised:
         state, arrays = polished(settings.run, trainer, data, photos, card)
         data = exported(settings.run.model, state, calibration, card, arrays)
-    data = _with_context(settings, _taught(settings, data, photos), photos)
-    return written(Path(settings.out), data)
+    return written(Path(settings.out), _refitted(settings, data, photos))
 
 
 def taught(settings: TrainConfig) -> str:
@@ -196,8 +195,7 @@ def taught(settings: TrainConfig) -> str:
         teachable(data)
     except (OSError, BitstreamError) as error:
         raise TrainingError(f"init_from {name}: no model that can be taught ({error})") from error
-    photos = photos_of(settings)[0]
-    found = _with_context(settings, _taught(settings, data, photos), photos)
+    found = _refitted(settings, data, photos_of(settings)[0])
     card, said = weights.meta_of(found)["card"], f"{written(Path(settings.out), found)}: {name}"
     if run.teach_steps:
         said += f", taught for {run.teach_steps} steps; it knows {card['teach']['known']:.1%} of what its passes found"
@@ -206,41 +204,16 @@ def taught(settings: TrainConfig) -> str:
     return said
 
 
-def _with_context(settings: TrainConfig, data: bytes, photos: list[np.ndarray]) -> bytes:
-    from pipeline.training.context import fit_context
+def _refitted(settings: TrainConfig, data: bytes, photos: list[np.ndarray]) -> bytes:
+    from pipeline.training.refit import refitted
 
-    run = settings.run
-    if not run.context_steps:
-        return data
     with shown() as show:
-        return fit_context(
+        return refitted(
             data,
+            settings.run,
             photos,
-            photos[: settings.calibration_photos],
-            run.context_steps,
-            run.context_crops,
-            seed=run.seed,
-            log=show,
-        )
-
-
-def _taught(settings: TrainConfig, data: bytes, photos: list[np.ndarray]) -> bytes:
-    from pipeline.training.teach import teach
-
-    run = settings.run
-    if not run.teach_steps:
-        return data
-    with shown() as show:
-        return teach(
-            data,
-            photos,
-            photos[: settings.calibration_photos],
-            run.teach_steps,
-            run.teach_crops,
-            seed=run.seed,
-            log=show,
-            batch=run.teach_batch,
-            blocks=run.teach_blocks,
-            device=settings.device,
-            processes=settings.threads or 1,
+            settings.calibration_photos,
+            settings.device,
+            settings.threads or 1,
+            show,
         )

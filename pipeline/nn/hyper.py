@@ -81,7 +81,7 @@ class HyperContext(nn.Module):
         shown = torch.zeros_like(known[:1, :1])
         for turn in context.turns(*z.shape[2:]):
             rows, columns = (torch.from_numpy(part) for part in (turn.rows, turn.columns))
-            if turn.network is not None and len(rows):
+            if turn.network is not None:
                 apart, seen = 1 << turn.level, known * shown
                 around = [
                     seen[:, :, rows + context.FARTHEST + down * apart, columns + context.FARTHEST + right * apart]
@@ -93,7 +93,6 @@ class HyperContext(nn.Module):
                 x = layers["out"](F.relu(layers["mid"](F.relu(layers["enter"](x)))))[..., 0]  # type: ignore[index]
                 of_scale, of_mean = x.chunk(2, 1)
                 offset, mean = _with(offset, rows, columns, of_scale), _with(mean, rows, columns, of_mean)
-            shown = shown.clone()
             shown[:, :, rows + context.FARTHEST, columns + context.FARTHEST] = 1
         return offset, mean
 

@@ -69,42 +69,19 @@ def _photos(folder: str) -> list[np.ndarray]:
 
 
 def _teach(spec: TrainSpec, folder: str, out: Path, device: str) -> None:
-    from pipeline.training.context import fit_context
     from pipeline.training.export import written
-    from pipeline.training.teach import teach, teachable
+    from pipeline.training.refit import refitted
+    from pipeline.training.teach import teachable
 
     assert spec.init_from is not None  # TrainSpec takes no steps of 0 without
     data = Path(file_of(spec.init_from)).read_bytes()
     teachable(data)
-    photos = _photos(folder)
 
     def log(record: dict[str, float]) -> None:
         print(json.dumps(record), flush=True)
 
-    if spec.teach_steps:
-        data = teach(
-            data,
-            photos,
-            photos[:CALIBRATION_PHOTOS],
-            spec.teach_steps,
-            spec.teach_crops,
-            seed=spec.seed,
-            log=log,
-            batch=spec.teach_batch,
-            blocks=spec.teach_blocks,
-            device=device,
-            processes=len(os.sched_getaffinity(0)),
-        )
-    if spec.context_steps:
-        data = fit_context(
-            data,
-            photos,
-            photos[:CALIBRATION_PHOTOS],
-            spec.context_steps,
-            spec.context_crops,
-            seed=spec.seed,
-            log=log,
-        )
+    photos, processes = _photos(folder), len(os.sched_getaffinity(0))
+    data = refitted(data, spec, photos, CALIBRATION_PHOTOS, device, processes, log)
     print(written(out, data), flush=True)
 
 
