@@ -27,7 +27,15 @@ def test_the_decoder_alone_gets_better_at_what_is_sent(photos, tmp_path):
     frozen = weights.parse(export.export(SMALL, trainer.ema.weights, pictures[:1], {}))
     found = polish(SMALL, trainer.ema.weights, frozen, pictures, steps=24, crops=12, lr=2e-3)
     before, rounded, after = found.psnr_db
-    assert rounded < before + 0.02  # units are fitted, and cut off some of what a random head makes
+    gained = [rounded - before]
+    for seed in (1, 2):  # one head at random may gain a little by what its units cut off
+        state = dict(trainer.ema.weights)
+        head = state["g_s.head.weight"]
+        state["g_s.head.weight"] = torch.normal(0, 3e-3, head.shape, generator=torch.Generator().manual_seed(seed))
+        other = weights.parse(export.export(SMALL, state, pictures[:1], {}))
+        of_floats, of_integers, _ = polish(SMALL, state, other, pictures, 1, 12, lr=2e-3, seed=seed).psnr_db
+        gained.append(of_integers - of_floats)
+    assert np.mean(gained) < 0.01
     assert after > before + 0.05
     moved = {name for name, value in found.state.items() if not torch.equal(value, trainer.ema.weights[name])}
     assert moved
