@@ -202,3 +202,20 @@ def test_a_run_of_this_process_that_could_not_say_that_it_ended_holds_nothing(
     assert lock.holder(local.uri) is None
     with local.run_lock("night-2", {}):
         pass
+
+
+@pytest.mark.parametrize(("owner", "step"), [(lock, "_tidy"), (lock.RunLock, "_write")])
+def test_a_run_whose_store_went_away_between_its_claim_and_its_record_holds_nothing(
+    local: Archive, monkeypatch: pytest.MonkeyPatch, owner: object, step: str
+) -> None:
+    def away(*_: object) -> None:
+        raise StorageError("the store is away")
+
+    monkeypatch.setattr(owner, step, away)
+    with pytest.raises(StorageError, match="the store is away"):
+        local.run_lock("night-1", {}).__enter__()
+    monkeypatch.undo()
+    assert len(list(Path(local.uri).glob("runs/lock/*.json"))) == 1
+    assert lock.holder(local.uri) is None
+    with local.run_lock("night-2", {}):
+        assert (lock.holder(local.uri) or {})["run_id"] == "night-2"
