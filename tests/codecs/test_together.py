@@ -83,13 +83,16 @@ def test_payloads_are_as_good_as_those_of_each_alone(codec, pictures, effort):
 
 @pytest.mark.parametrize("effort", [1, 3])
 def test_errors_are_those_behind_each_picture_s_filter(effort, monkeypatch):
-    """As those of `Networks`: otherwise the same symbols cost more."""
-    coder = Hyperprior(Rate(quality=60.0), device="cpu", effort=effort)
-    shown = [Picture(made[:448, :448].copy()) for made in made_static.photos()]
+    """As those of `Networks`: otherwise the same symbols cost more, of several photos and qualities together."""
+    coders = [Hyperprior(Rate(quality=quality), device="cpu", effort=effort) for quality in (20.0, 40.0, 60.0)]
+    shown = [Picture(made) for made in made_static.photos()]
 
     def costs() -> float:
-        payloads = each(coder, shown, written(coder), effort=effort)
-        return sum(worth(coder, one, payload)[1] for one, payload in zip(shown, payloads, strict=True))
+        total = 0.0
+        for coder in coders:
+            payloads = each(coder, shown, written(coder), effort=effort)
+            total += sum(worth(coder, one, payload)[1] for one, payload in zip(shown, payloads, strict=True))
+        return total
 
     minded = costs()
     monkeypatch.setattr(together, "expected", lambda x_hat, wiener: x_hat)

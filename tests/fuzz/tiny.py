@@ -97,8 +97,8 @@ def payload(
 
 def filtered() -> bytes:
     """A payload with a filter of its own."""
-    taps = np.random.default_rng(1).integers(-9, 9, (3, 38)).astype(np.int16)
-    box, how = container.unpack(payload(trellis=128)), Wiener(7, taps)
+    taps = np.random.default_rng(1).integers(-9, 9, (3, 38 + 24)).astype(np.int16)
+    box, how = container.unpack(payload(trellis=128)), Wiener(7, taps, (30, 120))
     return container.pack(replace(box, sections={**box.sections, container.FILTER: how.to_bytes(model().tables)}))
 
 

@@ -88,8 +88,8 @@ def filtered_cases() -> Iterator[tuple[str, Picture, float]]:
     """Photos of odd sides, in colours and gray, that come with a filter of their own."""
     with Image.open(PHOTOS / "casa-mila.jpg") as image:
         photo = np.asarray(image.convert("RGB"))
-    yield "filter", Picture(photo[90:423, 210:567].copy()), 60.0
-    yield "filter-gray", Picture(np.repeat(photo[90:423, 210:567, 1:2], 3, axis=2), gray=True), 80.0
+    yield "filter-clipped", Picture(photo[90:423, 210:567].copy()), 60.0
+    yield "filter-clipped-gray", Picture(np.repeat(photo[90:423, 210:567, 1:2], 3, axis=2), gray=True), 80.0
 
 
 def add(codec_name: str, chosen: Iterable[tuple[str, Picture, float]], **options: str) -> None:
@@ -102,8 +102,8 @@ def add(codec_name: str, chosen: Iterable[tuple[str, Picture, float]], **options
         payload = codec.encode(picture).payload
         if "reduced" in options and container.unpack(payload).reduced is None:
             raise SystemExit(f"{path}: full size won; choose a picture that is better reduced")
-        if name.startswith("filter") and container.FILTER not in container.unpack(payload).sections:
-            raise SystemExit(f"{path}: no filter pays; choose another picture")
+        if name.startswith("filter") and container.unpack(payload).sections.get(container.FILTER, b"\0")[0] < 16:
+            raise SystemExit(f"{path}: no filter with limits pays; choose another picture")
         if name.startswith("trellis") and not name.startswith(f"trellis-{container.unpack(payload).trellis}-"):
             raise SystemExit(f"{path}: it is not coded along that trellis")
         path.write_bytes(payload)

@@ -5,18 +5,30 @@ from __future__ import annotations
 import copy
 import math
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.codecs.learned.wiener import LEVEL_LIMIT, LEVEL_UNITS, PAIRS, RADIUS, Wiener
+from pipeline.codecs.learned.clipping import add_clipped, brightness, clipped_pairs
+from pipeline.codecs.learned.wiener import (
+    LEVEL_LIMIT,
+    LEVEL_UNITS,
+    LIMIT_UNITS,
+    MOST_LIMITS,
+    PAIRS,
+    RADIUS,
+    Wiener,
+)
 from pipeline.entropy.coder import VALUE_LIMIT
 
 SAMPLE_PX, SUMMANDS, SUMMANDS_OF_GPU = 1 << 17, 1 << 14, 1 << 18
 LEAST_SHARE = 1 / 16
 """Rows are looked at, drawn at random, until they are so many pixels, or such a share of a large picture."""
+THOROUGH = 4
+"""Times as much, where there is time: 0.2 % (LOG.md)."""
 UNSENT_SHARE = 1 / 4
 """Of those rows, where a filter is only to say what errors a pass should mind."""
 TAP_DEVIATION = 0.05
@@ -25,12 +37,26 @@ BELIEVED = 0.5
 """Of what a filter saves in the picture that was looked at; the one that is sent is nearer to the source (LOG.md)."""
 HEAD_BITS = 8 * 10
 """Of a section: its head, and what whole words waste."""
+COLUMNS = 22
+"""Of a product of a matrix with itself, of which half is needed."""
 BLOCK_PX, STRIP_FLOATS = 8, 1 << 17
 """What a product takes of a row, and how much of a picture is in the cache while it does."""
 WIDEST = BLOCK_PX + 2 * RADIUS
 
 
-def filtered(levels: Tensor, kernel: Tensor) -> Tensor:
+class Kernel(NamedTuple):
+    """A filter in floats, whose integers are multiples of a power of two.
+
+    linear (5, 12 C, 8 C): what each pixel of 12 in a row adds to 8 of a row, for each of five rows; a level is 1.
+    limits, clipped (limits, 12, C): of clipped pairs, in eighths of a level.
+    """
+
+    linear: Tensor
+    limits: tuple[int, ...]
+    clipped: np.ndarray
+
+
+def filtered(levels: Tensor, kernel: Kernel) -> Tensor:
     """Levels (H, W, C) on 0 .. 255, float32, through `kernel_of` a filter; W is a multiple of 8. Neither rounded nor
     clamped; what lies outside is as the edge.
 
@@ -39,14 +65,14 @@ def filtered(levels: Tensor, kernel: Tensor) -> Tensor:
     """
     height, width, colours = levels.shape
     whole = (levels * LEVEL_UNITS).round_().clamp_(0, LEVEL_LIMIT)
-    padded = kernel.new_empty(height + 2 * RADIUS, width + 2 * RADIUS, colours)
+    padded = kernel.linear.new_empty(height + 2 * RADIUS, width + 2 * RADIUS, colours)
     inside = padded[RADIUS:-RADIUS]
     inside[:, RADIUS:-RADIUS], inside[:, :RADIUS], inside[:, -RADIUS:] = whole, whole[:, :1], whole[:, -1:]
     padded[:RADIUS], padded[-RADIUS:] = inside[0], inside[-1]
     blocks = padded.view(len(padded), -1).unfold(1, WIDEST * colours, BLOCK_PX * colours)
     _, across, reads = blocks.shape
     out = levels.new_empty(height * across, BLOCK_PX * colours)
-    first, *others = kernel.unbind()
+    first, *others = kernel.linear.unbind()
     rows = height if levels.is_cuda else max(1, STRIP_FLOATS // (across * reads))
     for top in range(0, height, rows):
         bottom = min(top + rows, height)
@@ -55,29 +81,50 @@ def filtered(levels: Tensor, kernel: Tensor) -> Tensor:
         for down, taps in enumerate(others, 1):
             total.addmm_(seen[down * across : down * across + size], taps)
         out[top * across : bottom * across] = total
-    return out.view(height, width, colours)
+    out = out.view(height, width, colours)
+    if kernel.limits:
+        add_clipped(out, brightness(padded).float(), kernel.limits, kernel.clipped)
+    return out
 
 
 def expected(x_hat: Tensor, wiener: Wiener | None) -> Tensor:
     """A decoded picture (1, 3, H, W) on 0 .. 1 as its filter will leave it, in floats: for an encoder's errors."""
     if wiener is None:
         return x_hat
-    kernel = torch.from_numpy(wiener.kernel * 0.5**wiener.shift).to(x_hat.device, torch.float32)
-    seen = F.pad(x_hat[:, : len(wiener.taps)].float().clamp(0, 1), (RADIUS,) * 4, mode="replicate")
+    unit = 0.5**wiener.shift / LEVEL_LIMIT
+    kernel = torch.from_numpy(wiener.kernel * unit).to(x_hat.device, torch.float32)
+    seen = x_hat[:, : len(wiener.taps)].float().mul(LEVEL_LIMIT).round_().clamp_(0, LEVEL_LIMIT)
+    seen = F.pad(seen, (RADIUS,) * 4, mode="replicate")
     with torch.autocast(x_hat.device.type, enabled=False):
-        return F.conv2d(seen, kernel).expand(-1, 3, -1, -1)
+        out = F.conv2d(seen, kernel)
+    if wiener.limits:
+        bright = brightness(seen[0].permute(1, 2, 0))
+        add_clipped(out[0].permute(1, 2, 0), bright, _eighths(wiener), wiener.clipped * unit)
+    return out.expand(-1, 3, -1, -1)
 
 
-def kernel_of(wiener: Wiener, device: torch.device) -> Tensor:
-    """(5, 12 C, 8 C): what each pixel of 12 in a row adds to 8 of a row, for each of five rows; a level is 1."""
+def kernel_of(wiener: Wiener, device: torch.device) -> Kernel:
+    """Of a filter, for `filtered` on that device."""
     taps, colours = wiener.kernel, len(wiener.taps)
     out = np.zeros((2 * RADIUS + 1, WIDEST, colours, BLOCK_PX, colours))
     for place in range(BLOCK_PX):
         for right in range(2 * RADIUS + 1):
             out[:, place + right, :, place] = taps[:, :, :, right].transpose(2, 1, 0)
-    out = out.reshape(2 * RADIUS + 1, WIDEST * colours, BLOCK_PX * colours) / (LEVEL_UNITS << wiener.shift)
+    unit = 1 / (LEVEL_UNITS << wiener.shift)
+    out = out.reshape(2 * RADIUS + 1, WIDEST * colours, BLOCK_PX * colours) * unit
     exact = device.type == "cpu" and _multiplies_float32()
-    return torch.from_numpy(out).to(device, torch.float32 if exact else torch.float64)
+    linear = torch.from_numpy(out).to(device, torch.float32 if exact else torch.float64)
+    return Kernel(linear, _eighths(wiener), wiener.clipped * unit)
+
+
+def _eighths(wiener: Wiener) -> tuple[int, ...]:
+    return tuple(LIMIT_UNITS * limit for limit in wiener.limits)
+
+
+def limits_at(quality: float) -> tuple[int, ...]:
+    """What encoders choose, in quarters of a level: about the error at that quality, in [0, 1], and four times that."""
+    least = round(40 * 2 ** (-1.35 * quality))
+    return least, 4 * least
 
 
 def _multiplies_float32() -> bool:
@@ -103,16 +150,21 @@ class Evidence:
         gray: its colours are one.
         quality: in [0, 1].
         largest: the largest tap that tables hold.
+        thorough: THOROUGH times as much is looked at.
     """
 
-    def __init__(self, height_px: int, width_px: int, gray: bool, quality: float, largest: int) -> None:
+    def __init__(
+        self, height_px: int, width_px: int, gray: bool, quality: float, largest: int, thorough: bool = False
+    ) -> None:
         self.quality, self.largest = quality, largest
         self.height_px, self.width_px = height_px, width_px
         self.colours, self.pixels = 1 if gray else 3, height_px * width_px
-        self.share = min(1.0, max(LEAST_SHARE, SAMPLE_PX / self.pixels))
-        size = len(PAIRS) * self.colours + (self.colours if self.colours > 1 else 0)
+        self.share = min(1.0, max(LEAST_SHARE, SAMPLE_PX / self.pixels) * (THOROUGH if thorough else 1))
+        self.limits = limits_at(quality)
+        size = len(PAIRS) * (self.colours + MOST_LIMITS) + (self.colours if self.colours > 1 else 0)
         self.gram, self.cross, self.seen = np.zeros((size, size)), np.zeros((size, self.colours)), 0
         self.random = np.random.default_rng(0)
+        self._found: tuple[object, Wiener | None] | None = None
 
     def copy(self, sent: bool) -> Evidence:
         """The same so far; a fourth as much is looked at from here on unless its filter is to be sent."""
@@ -136,7 +188,7 @@ class Evidence:
     def _add_rows(self, x_hat: Tensor, x: Tensor, bits: Tensor, rows: np.ndarray) -> None:
         width, around = x.shape[3], rows[:, None] + np.arange(-RADIUS, RADIUS + 1)
         seen, wanted = self._rows(x_hat, around.reshape(-1), width), self._rows(x, rows, width)
-        factors = _factors(seen.clamp_(0, 1).view(self.colours, *around.shape, width), wanted)
+        factors = _factors(seen.clamp_(0, 1).view(self.colours, *around.shape, width), wanted, self.limits)
         worth = bits
         if bits.dim() != 1:
             at = torch.from_numpy(rows).to(bits.device)
@@ -154,16 +206,24 @@ class Evidence:
         size = len(self.gram)
         with torch.autocast(factors.device.type, enabled=False):
             factors = factors.double() if factors.is_cuda else factors
-            if len(worth) == 1:
-                sums = factors[:size].mm(factors.t()).mul_(worth)
-            else:
-                sums = factors[:size].mul(worth).mm(factors.t())
+            weighed = factors if len(worth) == 1 else factors.mul(worth)
+            sums = factors.new_empty(size, len(factors))
+            for first in range(0, size, COLUMNS):  # what lies below the diagonal is as above
+                rows = slice(first, min(first + COLUMNS, size))
+                sums[rows, first:] = weighed[rows].mm(factors[first:].t())
+            sums = sums.mul_(worth) if len(worth) == 1 else sums
         found = sums.cpu().numpy()
-        self.gram += found[:, :size]
+        self.gram += np.triu(found[:, :size]) + np.triu(found[:, :size], 1).T
         self.cross += found[:, size:]
 
     def filter(self) -> Wiener | None:
         """The filter that saves most, in bits and errors together; None if none saves anything."""
+        known = self.seen, self.largest
+        if self._found is None or self._found[0] != known:
+            self._found = known, self._least_squares()
+        return self._found[1]
+
+    def _least_squares(self) -> Wiener | None:
         if not self.seen or not np.isfinite(self.gram).all():
             return None
         scale = self.pixels / self.seen
@@ -173,37 +233,43 @@ class Evidence:
         saved, spent = (sum(row[k] for row in rows) for k in (1, 2))
         if BELIEVED * saved <= spent + HEAD_BITS or np.abs(taps).max() > min(self.largest, VALUE_LIMIT):
             return None
-        found = Wiener(shift, taps.astype(np.int16))
+        found = Wiener(shift, taps.astype(np.int16), self.limits)
         return found if found.is_exact else None
 
     def _row(self, colour: int, scale: float, shift: int) -> tuple[np.ndarray, float, float]:
         """Taps of a colour, and the bits they save and take."""
-        own = len(PAIRS) * self.colours
-        columns, signs = np.arange(own), np.ones(own)
+        own, size = len(PAIRS) * self.colours, len(self.gram)
+        columns, signs = np.arange(size), np.ones(size)
         if self.colours == 3:
-            columns = np.append(columns, [own + colour, own + (colour + 2) % 3])
-            signs = np.append(signs, [1.0, -1.0])
+            columns = np.concatenate([columns[:own], [own + colour, own + (colour + 2) % 3], columns[own + 3 :]])
+            signs = np.ones(size - 1)
+            signs[own + 1] = -1.0
         gram = self.gram[np.ix_(columns, columns)] * (np.outer(signs, signs) * scale)
         cross = self.cross[columns, colour] * (signs * scale)
         return _rounded(gram, cross, 1 << shift)
 
 
-def _factors(seen: Tensor, wanted: Tensor) -> Tensor:
+def _factors(seen: Tensor, wanted: Tensor, limits: tuple[int, ...]) -> Tensor:
     """What taps are multiplied by, and errors behind it: seen (C, n, 5, W) and wanted (C, n, W) to
-    (13, or 39 + 3, (W - 4) n).
+    (12 + 24 + 1, or 36 + 3 + 24 + 3, (W - 4) n).
     """
     colours, count, _, width = seen.shape
     inner, size = width - 2 * RADIUS, len(PAIRS) * colours
     centre = seen[:, :, RADIUS, RADIUS:-RADIUS]
-    out = seen.new_empty(size + (2 * colours if colours > 1 else 1), count, inner)
+    differences = colours if colours > 1 else 0
+    clipped = size + differences
+    out = seen.new_empty(clipped + len(limits) * len(PAIRS) + colours, count, inner)
     twice = 2 * centre
     for k, (dy, dx) in enumerate(PAIRS):
         one, other = (seen[:, :, RADIUS + s * dy, RADIUS + s * dx :][..., :inner] for s in (1, -1))
         pair = out[k * colours : (k + 1) * colours]
         torch.add(one, other, out=pair)
         pair -= twice
-    for colour in range(len(out) - size - colours):
+    for colour in range(differences):
         torch.sub(centre[(colour + 1) % colours], centre[colour], out=out[size + colour])
+    bright = brightness(seen.mul(LEVEL_LIMIT).round_().permute(1, 2, 3, 0)).mul_(1 / LEVEL_LIMIT)
+    pairs = clipped_pairs(bright, [LIMIT_UNITS * limit / LEVEL_LIMIT for limit in limits])
+    out[clipped:-colours] = pairs.flatten(0, 1)
     torch.sub(wanted[:, :, RADIUS:-RADIUS], centre, out=out[-colours:])
     return out.view(len(out), -1)
 

@@ -154,7 +154,8 @@ class Networks:
         symbols, passes = np.empty(y_hat.shape, dtype=np.int16), PASSES[effort]
         steps = steps.with_errors_worth(worth_in(passes))
         quality = quality_centi / integer.QUALITY_UNITS
-        evidence = Evidence(height_px, width_px, gray, quality, self.largest_tap)
+        exactly = passes >= PASSES_TO_BE_EXACT
+        evidence = Evidence(height_px, width_px, gray, quality, self.largest_tap, thorough=exactly)
         for bands in _regions(self._bands(grid, quality_centi, z, strength, index), grid.width, passes):
             rows = slice(bands[0][0].start, bands[-1][0].stop)
             target = y_hat[:, rows].clone() if passes or targets is not None else y_hat[:, rows]
@@ -166,7 +167,7 @@ class Networks:
             for number, pull in enumerate(pulls(passes, quality), 1):
                 known, evidence = evidence, done.copy(sent=number == passes)
                 watched = (evidence, known) if filtered else None
-                slope = self._slope(rgb, y_hat, rows, steps, gray, watched, passes >= PASSES_TO_BE_EXACT)
+                slope = self._slope(rgb, y_hat, rows, steps, gray, watched, exactly)
                 target += pull * (y_hat[:, rows] - trusted(slope, error_bits, quality) - target)
                 self._settle(bands, target, last if number == passes else error_bits, symbols, y_hat)
             if targets is not None:

@@ -265,7 +265,7 @@ class Batch:
                 return symbols, values.add_(mu)
 
             symbols, y_hat = settled(y)
-            evidence = nothing = self._no_evidence(quality)
+            evidence = nothing = self._no_evidence(quality, passes >= PASSES_TO_BE_EXACT)
             for number, pull in enumerate(pulls(passes, quality), 1):
                 evidence = [one.copy(sent=number == passes) for one in nothing]
                 slope = self._slope(x, y_hat, steps, evidence, passes)
@@ -292,10 +292,10 @@ class Batch:
 
         return list(self.pool.map(one, range(len(self.pictures))))
 
-    def _no_evidence(self, quality: float) -> list[Evidence]:
+    def _no_evidence(self, quality: float, thorough: bool) -> list[Evidence]:
         """For each picture."""
         largest = self.setting.networks.largest_tap
-        return [Evidence(one.height_px, one.width_px, one.gray, quality, largest) for one in self.pictures]
+        return [Evidence(one.height_px, one.width_px, one.gray, quality, largest, thorough) for one in self.pictures]
 
     def _own(self, k: int) -> tuple[slice, slice]:
         """The rows and columns of latents that a picture has."""

@@ -1,0 +1,105 @@
+"""The part of a filter that is not linear: neighbours count by how much brighter they are, but only up to a limit.
+
+What a neighbour across an edge shows is another thing, so that no linear filter may trust it much. In integers, so
+that every order of summation gives the same. After the clipped differences of the adaptive loop filter of VVC:
+Karczewicz et al., "VVC In-Loop Filters", IEEE Trans. Circuits and Systems for Video Technology 2021.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import cache
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.codecs.learned.wiener import PAIRS, RADIUS
+
+STRIP_PX = 1 << 18
+
+
+def brightness(levels: Tensor) -> Tensor:
+    """(red + 2 green + blue) / 4, rounded down, of integers (..., 3), float32: (...); those of (..., 1) themselves."""
+    if levels.shape[-1] == 1:
+        return levels[..., 0].contiguous()
+    red, green, blue = levels.unbind(-1)
+    return torch.add(red, green, alpha=2).add_(blue).mul_(0.25).floor_()
+
+
+def clipped_pairs(rows: Tensor, limits: Sequence[float]) -> Tensor:
+    """What both of each pair have more than their centre, each within each limit, of five `rows` (n, 5, W) at a time,
+    contiguous float32: (limits, 12, n, W - 4).
+    """
+    made = _compiled() if rows.device.type == "cpu" else None
+    if made is None:
+        return _clipped_pairs(rows, limits)
+    out = rows.new_empty(len(limits), len(PAIRS), len(rows), rows.shape[2] - 2 * RADIUS)
+    made.pairs(rows.numpy(), np.array(limits, np.float32), np.array(PAIRS), out.numpy())
+    return out
+
+
+def _clipped_pairs(rows: Tensor, limits: Sequence[float]) -> Tensor:
+    around = rows.unfold(2, rows.shape[2] - 2 * RADIUS, 1).permute(1, 2, 0, 3).flatten(0, 1)
+    more = around - around[len(PAIRS)]
+    out = more.new_empty(len(limits), len(PAIRS), *more.shape[1:])
+    for within, limit in zip(out, limits, strict=True):
+        each = more.clamp(-limit, limit)  # in the order of pairs, once backwards and, behind the centre, once forwards
+        torch.add(each[-len(PAIRS) :], each[: len(PAIRS)].flip(0), out=within)
+    return out
+
+
+def add_clipped(out: Tensor, seen: Tensor, limits: Sequence[int], taps: np.ndarray) -> None:
+    """Adds `taps` (limits, 12, C) times clipped pairs of `seen` (H + 4, W + 4), integers, to `out` (H, W, C), all
+    float32.
+    """
+    made = _compiled() if out.device.type == "cpu" else None
+    factors = np.ascontiguousarray(taps, np.float32)
+    if made is not None:
+        made.add(out.numpy(), seen.numpy(), np.array(limits, np.float32), factors, np.array(PAIRS))
+    else:
+        _add(out, seen, limits, torch.from_numpy(factors).to(out.device))
+
+
+def _add(out: Tensor, seen: Tensor, limits: Sequence[int], taps: Tensor) -> None:
+    height, width, _ = out.shape
+    rows = seen.unfold(0, 2 * RADIUS + 1, 1).transpose(1, 2)
+    together = max(1, STRIP_PX // width)
+    for top in range(0, height, together):
+        strip = out[top : top + together]
+        for within, factors in zip(_clipped_pairs(rows[top : top + together], limits), taps, strict=True):
+            for pair, factor in zip(within, factors, strict=True):
+                strip.addcmul_(pair[..., None], factor)
+
+
+@cache
+def _compiled() -> ModuleType | None:
+    """The same, some times as fast, where there is Numba and what it compiles is right."""
+    try:
+        from pipeline.codecs.learned import clipping_compiled
+    except ImportError:
+        return None
+    except Exception as error:  # whatever LLVM has to say
+        logging.getLogger(__name__).warning("filters go on without Numba, which failed: %s", error)
+        return None
+    if not _agrees(clipping_compiled):
+        logging.getLogger(__name__).warning("filters go on without Numba, whose sums for this processor are wrong")
+        return None
+    return clipping_compiled
+
+
+def _agrees(made: ModuleType) -> bool:
+    random, limits, pairs = np.random.default_rng(0), np.array((16, 64), np.float32), np.array(PAIRS)
+    rows = torch.from_numpy(random.integers(0, 200, (3, 5, 300)).astype(np.float32))
+    given, wanted = torch.zeros(2, len(PAIRS), 3, 296), _clipped_pairs(rows, (16, 64))
+    made.pairs(rows.numpy(), limits, pairs, given.numpy())
+    agreed = torch.equal(given, wanted)
+    for colours in (1, 3):
+        taps = random.integers(-9, 10, (2, len(PAIRS), colours)).astype(np.float32)
+        given, wanted = torch.zeros(11, 296, colours), torch.zeros(11, 296, colours)
+        made.add(given.numpy(), rows.view(15, 300).numpy(), limits, taps, pairs)
+        _add(wanted, rows.view(15, 300), (16, 64), torch.from_numpy(taps))
+        agreed = agreed and torch.equal(given, wanted)
+    return agreed
