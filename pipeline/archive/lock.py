@@ -50,13 +50,14 @@ class RunLock:
         self._thread = threading.Thread(target=self._beat, name=f"heartbeat-{run_id}", daemon=True)
 
     def __enter__(self) -> RunLock:
+        _ended.discard(self._claim["token"])
         try:
             self._number = _acquire(self.archive, self._claim)
             self._write()
+            self._thread.start()
         except BaseException:
             _ended.add(self._claim["token"])  # the store may hold a claim whose run never began
             raise
-        self._thread.start()
         return self
 
     def __exit__(

@@ -204,7 +204,17 @@ def test_a_run_of_this_process_that_could_not_say_that_it_ended_holds_nothing(
         pass
 
 
-@pytest.mark.parametrize(("owner", "step"), [(lock, "_tidy"), (lock.RunLock, "_write")])
+def test_what_was_refused_once_holds_the_archive_when_it_gets_it(local: Archive) -> None:
+    again = local.run_lock("again", {})
+    with local.run_lock("first", {}), pytest.raises(ArchiveError, match="run first holds"):
+        again.__enter__()
+    with again, pytest.raises(ArchiveError, match="run again holds"):
+        local.run_lock("third", {}).__enter__()
+
+
+@pytest.mark.parametrize(
+    ("owner", "step"), [(lock, "_tidy"), (lock.RunLock, "_write"), (lock.threading.Thread, "start")]
+)
 def test_a_run_whose_store_went_away_between_its_claim_and_its_record_holds_nothing(
     local: Archive, monkeypatch: pytest.MonkeyPatch, owner: object, step: str
 ) -> None:

@@ -34,11 +34,12 @@ def test_brightness_is_rounded_down_as_integers_are():
     assert clipping.brightness(levels[:, :1]).tolist() == [0, 2040, 1, 0]
 
 
-@pytest.mark.parametrize("fault", ["missing", "broken", "wrong"])
+@pytest.mark.parametrize("fault", ["missing", "broken", "wrong add", "wrong pairs"])
 def test_filters_do_without_numba_where_it_is_missing_or_wrong(fault, monkeypatch, caplog):
     def broken(*_: object) -> None:
         raise RuntimeError("LLVM says no")
 
+    assert clipping._compiled() is not None
     clipping._compiled.cache_clear()
     name = "pipeline.codecs.learned.clipping_compiled"
     if fault == "missing":
@@ -47,7 +48,7 @@ def test_filters_do_without_numba_where_it_is_missing_or_wrong(fault, monkeypatc
         monkeypatch.delitem(sys.modules, name)
         monkeypatch.setattr(compiled, "compiled", broken)
     else:
-        monkeypatch.setattr(sys.modules[name], "add", lambda out, *_: out.fill(1))
+        monkeypatch.setattr(sys.modules[name], fault.removeprefix("wrong "), lambda *_: None)
     monkeypatch.delattr("pipeline.codecs.learned.clipping_compiled", raising=False)
     try:
         levels = np.random.default_rng(3).uniform(0, 255, (20, 64, 3)).astype(np.float32)

@@ -132,6 +132,8 @@ def test_strips_and_a_lower_precision_of_products_do_not_change_it(monkeypatch):
     kernel = kernel_of(wiener, CPU)
     assert kernel.linear.dtype == torch.float32
     whole = filtered(levels, kernel)
+    monkeypatch.setattr(clipping, "_compiled", lambda: None)
+    monkeypatch.setattr(clipping, "STRIP_PX", 2000)
     monkeypatch.setattr("pipeline.codecs.learned.filtering.STRIP_FLOATS", 5000)
     assert torch.equal(filtered(levels, kernel_of(wiener, CPU)), whole)
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
@@ -268,12 +270,19 @@ def test_passes_go_by_errors_behind_the_filter(codec, monkeypatch, effort):
 
 
 def test_what_is_not_sent_is_looked_at_less(codec, photo, monkeypatch):
-    """A fourth of the rows in all passes but the last."""
+    """A fourth of the rows in all passes but the last, of four times as many from effort 6 on."""
     shares = []
     real = Evidence.add
+    monkeypatch.setattr("pipeline.codecs.learned.filtering.SAMPLE_PX", photo.rgb[..., 0].size / 10)
     monkeypatch.setattr(Evidence, "add", lambda self, *args: shares.append(self.share) or real(self, *args))
     codec.networks.symbols_of(photo.rgb, 6000, gray=False, effort=3)
-    assert shares == [shares[-1] / 4] * 2 + [shares[-1]]
+    assert shares == [0.1 / 4] * 2 + [0.1]
+    for one_at_a_time in (True, False):
+        shares.clear()
+        coder = Hyperprior(QUALITY, device="cpu", effort=6)
+        monkeypatch.setattr(coder.networks, "one_at_a_time", one_at_a_time)
+        list(coder.encode_all([photo]))
+        assert shares == [0.4 / 4] * 7 + [0.4]
 
 
 def test_first_tiles_of_a_pass_go_by_the_filter_of_the_pass_before(codec, photo, monkeypatch):

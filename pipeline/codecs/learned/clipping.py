@@ -79,27 +79,30 @@ def _compiled() -> ModuleType | None:
     """The same, some times as fast, where there is Numba and what it compiles is right."""
     try:
         from pipeline.codecs.learned import clipping_compiled
+
+        agreed = _agrees(clipping_compiled)
     except ImportError:
         return None
     except Exception as error:  # whatever LLVM has to say
         logging.getLogger(__name__).warning("filters go on without Numba, which failed: %s", error)
         return None
-    if not _agrees(clipping_compiled):
+    if not agreed:
         logging.getLogger(__name__).warning("filters go on without Numba, whose sums for this processor are wrong")
         return None
     return clipping_compiled
 
 
 def _agrees(made: ModuleType) -> bool:
+    """On rows that are more than what is compiled takes at once."""
     random, limits, pairs = np.random.default_rng(0), np.array((16, 64), np.float32), np.array(PAIRS)
-    rows = torch.from_numpy(random.integers(0, 200, (3, 5, 300)).astype(np.float32))
-    given, wanted = torch.zeros(2, len(PAIRS), 3, 296), _clipped_pairs(rows, (16, 64))
+    rows = torch.from_numpy(random.integers(0, 200, (3, 5, 604)).astype(np.float32))
+    given, wanted = torch.zeros(2, len(PAIRS), 3, 600), _clipped_pairs(rows, (16, 64))
     made.pairs(rows.numpy(), limits, pairs, given.numpy())
     agreed = torch.equal(given, wanted)
     for colours in (1, 3):
         taps = random.integers(-9, 10, (2, len(PAIRS), colours)).astype(np.float32)
-        given, wanted = torch.zeros(11, 296, colours), torch.zeros(11, 296, colours)
-        made.add(given.numpy(), rows.view(15, 300).numpy(), limits, taps, pairs)
-        _add(wanted, rows.view(15, 300), (16, 64), torch.from_numpy(taps))
+        given, wanted = torch.zeros(11, 600, colours), torch.zeros(11, 600, colours)
+        made.add(given.numpy(), rows.view(15, 604).numpy(), limits, taps, pairs)
+        _add(wanted, rows.view(15, 604), (16, 64), torch.from_numpy(taps))
         agreed = agreed and torch.equal(given, wanted)
     return agreed

@@ -206,7 +206,7 @@ class Evidence:
         size = len(self.gram)
         with torch.autocast(factors.device.type, enabled=False):
             factors = factors.double() if factors.is_cuda else factors
-            weighed = factors if len(worth) == 1 else factors.mul(worth)
+            weighed = factors if len(worth) == 1 else factors[:size].mul(worth)
             sums = factors.new_empty(size, len(factors))
             for first in range(0, size, COLUMNS):  # what lies below the diagonal is as above
                 rows = slice(first, min(first + COLUMNS, size))
