@@ -28,7 +28,7 @@ SAMPLE_PX, SUMMANDS, SUMMANDS_OF_GPU = 1 << 17, 1 << 14, 1 << 18
 LEAST_SHARE = 1 / 16
 """Rows are looked at, drawn at random, until they are so many pixels, or such a share of a large picture."""
 THOROUGH = 4
-"""Times as much, where there is time: 0.2 % (LOG.md)."""
+"""Times as much, where there is time: 0.15 % (LOG.md)."""
 UNSENT_SHARE = 1 / 4
 """Of those rows, where a filter is only to say what errors a pass should mind."""
 TAP_DEVIATION = 0.05

@@ -1,7 +1,7 @@
 """A Wiener filter of its own for each picture: what the encoder can say of the decoder's error in a hundred bytes.
 
 The decoder is trained for all photos. What its error has in common with one photo's colours and textures, the encoder
-finds by least squares, and sends as the taps of a 5x5 filter over all colours: 0.1 to 0.5 dB (training/LOG.md).
+finds by least squares, and sends as the taps of a 5x5 filter over all colours: 4 to 8 % of the bytes (training/LOG.md).
 It is symmetric around its centre and leaves flat colour as it is but for the differences between colours, so that
 12 pairs of neighbours for each colour, in colour pictures two differences, and the same pairs in brightness, clipped to
 each of two limits, are all it has. This module is what both ends know of it, in integers; `filtering` finds and applies
