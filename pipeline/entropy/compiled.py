@@ -8,31 +8,17 @@ Duda, "Asymmetric numeral systems", arXiv 1311.2540, in the form of Bamler, arXi
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import constriction
 import numba
 import numpy as np
 
+from pipeline.compiling import compiled
 from pipeline.entropy import order
 from pipeline.entropy.tables import PRECISION_BITS, freeze, logistic_pmf
 
 WORD_BITS = 32
 _HALF, _LOOKED_AT = 4, 3000
 """Of the tables and symbols that `agrees` looks at."""
-
-
-def compiled(signature: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """By Numba, now, and kept for the next process.
-
-    Without what was kept where there is no folder to write to, the disk is full or a file of it is cut short.
-    """
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-    try:
-        return numba.njit(signature, cache=True, **options)(function)
-    except Exception:  # Numba has no error of its own for any of them; what is wrong without a cache, too, is raised
-        return numba.njit(signature, **options)(function)
 
 
 def _steps(indexes, skip_below, most_lanes, symbols_a_lane):  # type: ignore[no-untyped-def]

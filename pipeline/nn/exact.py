@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 import torch
@@ -23,91 +23,55 @@ from torch import Tensor
 
 from pipeline.errors import BitstreamError
 from pipeline.nn import integer
+from pipeline.nn.bytewise import bytewise
+from pipeline.nn.codes import (
+    CODE_LIMIT,
+    GATE_ONE,
+    GATE_UNITS,
+    SPATIAL_LIMIT,
+    SPATIAL_WEIGHT_LIMIT,
+    WEIGHT_LIMIT,
+    ByteLinear,
+    coded,
+    entered,
+    gate,
+    power,
+    require_exact,
+)
 from pipeline.nn.layers import DepthConvBlock
+from pipeline.nn.parted import over_rows, strips
 from pipeline.nn.spec import HyperpriorSpec
 from pipeline.nn.transforms import FREE, SynthesisTransform
 
 PREFIX = "exact."
-CODE_LIMIT, WEIGHT_LIMIT = 127, 127
-"""Codes, what goes into a product, and weights are -127 .. 127; as bytes codes are 128 more."""
-SPATIAL_LIMIT, SPATIAL_WEIGHT_LIMIT = 2047, 511
-"""The same of depth-wise layers."""
-SUM_LIMIT = 1 << 24
-"""Every integer up to here is a float32."""
 Y_UNITS, Y_HIGH, Y_LIMIT = 1 << 10, 1 << 7, 16319
 """The KLT reads latents in units of 2^-10, as 128 times a byte plus another one."""
 FINE_CHANNELS = 128
 """The strongest, whose weights have 8 more bits."""
 ASINH_UNITS, ASINH_LIMIT, ASINH_BITS = 128, 16383, 12
 """asinh is read from a table of its argument in units of 1/128, and is in units of 2^-12."""
-GATE_UNITS, GATE_ONE = 16, 256
-"""The sigmoid reads its argument in units of 1/16, and is in units of 1/256."""
 LOG2_UNITS = 1 << 16
 """Gains and modulations are powers of two whose exponents are in units of 2^-16."""
 FACTOR_LEAST, FACTOR_LIMIT, SHIFT_LIMIT, LOG2_LIMIT = 1e-9, 1e6, 40, 30
 """No model has any like it; beyond, float32 could overflow."""
 KEPT_QUALITIES = 128
-PLAIN: tuple[Any, ...] = 1.0, 0, torch.float32, "none", [], ""
-"""What comes out of a product of bytes: float32, as it is."""
-ROUNDING = float(3 * (1 << 22) + 128)
-"""There float32 are one apart: adding it rounds, ties to even, and leaves a byte, 128 more, at the end."""
 STRIP_POSITIONS = 1536
 """So many positions at a time have what is between the two products of a feed-forward in the cache."""
+TAPE_OF_SPREAD, TAPE_OF_GATES = 100, (255, 256)
+"""What is one in tapes."""
 
 
-class ByteLinear:
-    """weight q / 2^shift + bias of codes q: bytes (..., in) to float32 (..., out).
+class Tape:
+    """What the way back through a block reads, of its n positions.
 
-    Args:
-        weight: (out, in) int8.
-        shift: (out,) int8, of each row.
-        bias: (out,) float32; all else is exact, so that adding it is rounded once, however it is done.
-
-    Raises:
-        BitstreamError: shapes that do not fit, or a sum that could leave the exact range of float32.
+    of_spread (n, C): the derivative of SiLU. gates, of_gates (n, 2 C): what slopes over what passes are multiplied by,
+    in codes and units of the gate, to be those over u and v.
     """
 
-    def __init__(self, weight: np.ndarray, shift: np.ndarray, bias: np.ndarray, device: torch.device) -> None:
-        _require_exact(weight, CODE_LIMIT + 1)
-        factors, scale = torch.from_numpy(weight).to(device), _power(shift).to(device)
-        self.scale, self.bias = scale, torch.from_numpy(bias).to(device)
-        self.in_bytes = device.type == "cpu" and multiplies_bytes()
-        if self.in_bytes:
-            self.packed = torch.ops.onednn.qlinear_prepack(factors, None)
-            self.zeros = torch.zeros(len(weight), dtype=torch.int64, device="cpu")
-            self.product = _byte_product()
-        else:
-            self.weight = factors.float().t().contiguous()
-
-    def __call__(self, codes: Tensor) -> Tensor:
-        if self.in_bytes:
-            return self.product(codes, 1.0, 128, self.packed, self.scale, self.zeros, self.bias, *PLAIN)
-        return ((codes.float() - 128) @ self.weight).mul_(self.scale).add_(self.bias)
-
-
-def _byte_product() -> Callable[..., Tensor]:
-    found: Callable[..., Tensor] = torch.ops.onednn.qlinear_pointwise.default
-    return found
-
-
-@cache
-def multiplies_bytes() -> bool:
-    """Whether oneDNN has fast and exact products of bytes here: without VNNI, sums of pairs are cut off at 16 bits."""
-    if not getattr(torch.cpu, "_is_vnni_supported", lambda: True)():
-        return False
-    codes = torch.from_numpy(np.repeat(np.array([0, 255, 1, 254], np.uint8), 4)[:, None].repeat(1024, axis=1))
-    factors = torch.from_numpy(np.repeat(np.array([-127, 127, 126, 1], np.int8), 8)[:, None].repeat(1024, axis=1))
-    scale = _power(np.arange(len(factors)) % 9)
-    bias = torch.from_numpy((np.arange(len(factors)) / 3 - 5).astype(np.float32))
-    wanted = ((codes.long() - 128) @ factors.long().t() * scale.double() + bias.double()).float()
-    try:
-        product, packed = _byte_product(), torch.ops.onednn.qlinear_prepack(factors, None)
-        zeros = torch.zeros(len(factors), dtype=torch.int64, device="cpu")
-        parts = codes, codes[:1], codes[5:6]
-        found = [product(part, 1.0, 128, packed, scale, zeros, bias, *PLAIN) for part in parts]
-    except (AttributeError, RuntimeError):  # a torch without this operator, or one that it refuses here
-        return False
-    return all(map(torch.equal, found, (wanted, wanted[:1], wanted[5:6])))
+    def __init__(self, positions: int, channels: int) -> None:
+        self.of_spread = np.empty((positions, channels), np.int8)
+        self.gates = np.empty((positions, 2 * channels), np.uint8)
+        self.of_gates = np.empty((positions, 2 * channels), np.int16)
 
 
 class _Block:
@@ -121,8 +85,8 @@ class _Block:
             _linear(arrays, f"{name}.{part}", device) for part in ("expand", "project", "gate", "merge")
         )
         weight, shift, bias = (arrays[f"{name}.spatial.{part}"] for part in ("weight", "shift", "bias"))
-        _require_exact(weight, SPATIAL_LIMIT)
-        scale = _power(shift)
+        require_exact(weight, SPATIAL_LIMIT)
+        scale = power(shift)
         self.kernel = (torch.from_numpy(weight).float() * scale[:, None]).view(-1, 1, 3, 3).to(device)
         self.bias = torch.from_numpy(bias).to(device)
         self.convolved: Callable[..., Tensor] = _depthwise if device.type == "cuda" else F.conv2d
@@ -138,6 +102,29 @@ class _Block:
             u, v = self.gate(coded(strip.clone())).chunk(2, 3)
             strip.add_(self.merge(coded(gate(v.round_()).mul_(u))))
         return x
+
+    def by(
+        self, made: ModuleType, x: Tensor, codes: Tensor, height: int, leave: Tensor, tape: Tape | None = None
+    ) -> None:
+        """The same by what is compiled: x (h w, C), as it entered, and its codes to those that `leave`."""
+        v, factor = self.expand(codes), (self.spread.numpy(), np.float32(SPATIAL_LIMIT))
+        if tape is None:
+            over_rows(made.spread, (v,), *factor)
+        else:
+            over_rows(made.spread_taped, (v, tape.of_spread), *factor)
+        spread = v.view(1, height, -1, v.shape[1]).permute(0, 3, 1, 2)
+        seen = self.convolved(spread, self.kernel, None, 1, 1, 1, v.shape[1]).permute(0, 2, 3, 1)
+        seen = seen.reshape(v.shape).contiguous()
+        for strip in strips(len(x)):
+            here, own = x[strip], codes[strip]
+            over_rows(made.coded, (seen[strip], own), self.bias.numpy())
+            over_rows(made.added, (here, self.project(own), own))
+            inner = own.new_empty(len(own), 2 * own.shape[1])
+            if tape is None:
+                over_rows(made.passed, (self.gate(own), inner))
+            else:
+                over_rows(made.passed_taped, (self.gate(own), inner, tape.gates[strip], tape.of_gates[strip]))
+            over_rows(made.added_and_entered, (here, self.merge(inner), own), leave.numpy())
 
 
 def _depthwise(x: Tensor, kernel: Tensor, *_: object) -> Tensor:
@@ -198,25 +185,40 @@ class ExactSynthesis:
         """Made again where it arrives: weights in the order of oneDNN do not travel."""
         return ExactSynthesis, self._made_of
 
-    def __call__(self, y_hat: Tensor, quality_centi: Tensor) -> Tensor:
-        """x_hat (16 h, 16 w, 3) on 0 .. 255, neither rounded nor clamped, float32.
+    def __call__(self, y_hat: Tensor, quality_centi: Tensor, tapes: list[Tape] | None = None) -> Tensor:
+        """x_hat (16 h, 16 w, 3) on 0 .. 255, neither rounded nor clamped, float32; `tapes` takes that of each block.
 
         Args:
             y_hat: (M, h, w) float32 in quantiser steps.
             quality_centi: (1,) for all positions, or (1, h, w) for each; integers of 0 to 10,000 of any dtype.
         """
         channels, height, width = y_hat.shape
-        to_klt, to_asinh, of_h = self._factors(quality_centi)
+        to_klt, to_asinh, of_h = self.factors(quality_centi)
         steps = y_hat.permute(1, 2, 0).contiguous().view(-1, channels)
         x_hat = _rows(self._linear(steps * to_klt), height, width, 16).contiguous()
         h = self.up(self._entered(steps * to_asinh)).view(len(steps), -1, 4).mul_(of_h[..., None])
-        h = h.view(height, width, -1, 2, 2).permute(0, 3, 1, 4, 2)
-        x = h.reshape(1, 2 * height, 2 * width, -1)
-        for block in self.blocks:
-            x = block(x)
-        fine = self.head(entered(x, self.leave))
+        h = h.view(height, width, -1, 2, 2).permute(0, 3, 1, 4, 2).contiguous()
+        fine = self.head(self._through_blocks(h.reshape(1, 2 * height, 2 * width, -1), tapes))
         x_hat.view(2 * height, 8, 2 * width, 24).add_(_rows(fine, 2 * height, 2 * width, 8))
         return x_hat.view(16 * height, 16 * width, 3)
+
+    def _through_blocks(self, x: Tensor, tapes: list[Tape] | None) -> Tensor:
+        """The bytes (n, C) that enter the head, of x (1, h, w, C), which is overwritten."""
+        made = bytewise() if x.device.type == "cpu" else None
+        if made is None:
+            for block in self.blocks:
+                x = block(x)
+            return entered(x, self.leave)
+        rows = x.view(-1, x.shape[3])
+        codes = torch.empty(rows.shape, dtype=torch.uint8, device="cpu")
+        over_rows(made.entered, (rows, codes), self.blocks[0].enter.numpy())
+        leaves = [block.enter for block in self.blocks[1:]] + [self.leave]
+        for block, leave in zip(self.blocks, leaves, strict=True):
+            tape = None if tapes is None else Tape(*rows.shape)
+            block.by(made, rows, codes, x.shape[1], leave, tape)
+            if tapes is not None and tape is not None:
+                tapes.append(tape)
+        return codes
 
     def _linear(self, y: Tensor) -> Tensor:
         """The KLT: (n, M) in units of 2^-10 to (n, 768)."""
@@ -230,7 +232,7 @@ class ExactSynthesis:
         place = y.round_().clamp_(-ASINH_LIMIT, ASINH_LIMIT).to(torch.int32).add_(ASINH_LIMIT)
         return coded(self.asinh.index_select(0, place.view(-1)).view(y.shape).mul_(self.entry))
 
-    def _factors(self, quality_centi: Tensor) -> list[Tensor]:
+    def factors(self, quality_centi: Tensor) -> list[Tensor]:
         """What y_hat is multiplied by for the KLT and for asinh, (M,) or (n, M), and what h is, (C,) or (n, C)."""
         if quality_centi.dim() == 1:
             return self._factors_at(int(quality_centi))
@@ -258,24 +260,6 @@ def _rows(patches: Tensor, height: int, width: int, side: int) -> Tensor:
     return patches.view(height, width, side, 3 * side).transpose(1, 2)
 
 
-def entered(x: Tensor, rescale: Tensor) -> Tensor:
-    """The bytes of x (..., C), which changes to units in which photos stay within 127, and is held there."""
-    return x.mul_(rescale).clamp_(-CODE_LIMIT, CODE_LIMIT).add(ROUNDING).view(torch.int32).to(torch.uint8)
-
-
-def coded(x: Tensor) -> Tensor:
-    """The bytes of x, which is overwritten: round(x) + 128 as uint8."""
-    return x.clamp_(-CODE_LIMIT, CODE_LIMIT).add_(ROUNDING).view(torch.int32).to(torch.uint8)
-
-
-def gate(v: Tensor) -> Tensor:
-    """256 times the sigmoid of v / 16, rounded, of whole numbers v, which are overwritten.
-
-    No value is closer to a tie than 0.003.
-    """
-    return v.mul_(1 / GATE_UNITS).sigmoid_().mul_(GATE_ONE).round_()
-
-
 def asinh_table() -> np.ndarray:
     """asinh(k / 128) for k = -16383 .. 16383, rounded to 12 bits after the point: none closer to a tie than 1e-5."""
     grid = np.arange(-ASINH_LIMIT, ASINH_LIMIT + 1) / ASINH_UNITS
@@ -299,10 +283,6 @@ def _powers() -> tuple[np.ndarray, np.ndarray]:
 def _linear(arrays: Mapping[str, np.ndarray], name: str, device: torch.device) -> ByteLinear:
     weight, shift, bias = (arrays[f"{name}.{part}"] for part in ("weight", "shift", "bias"))
     return ByteLinear(weight, shift, bias, device)
-
-
-def _power(shift: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ldexp(np.float32(1), -shift.astype(np.int32)))
 
 
 def _shapes(spec: HyperpriorSpec) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -352,9 +332,3 @@ def _range_of(name: str, value: np.ndarray) -> tuple[float, float]:
     sizes = {"float32": FACTOR_LIMIT, "int32": LOG2_LIMIT * LOG2_UNITS, "int16": SPATIAL_WEIGHT_LIMIT}
     limit = sizes.get(str(value.dtype), SHIFT_LIMIT if name.endswith(".shift") else WEIGHT_LIMIT)
     return -limit, limit
-
-
-def _require_exact(weight: np.ndarray, limit: int) -> None:
-    """Raises BitstreamError unless every sum of `weight` times codes up to `limit` is exact."""
-    if (np.abs(weight.astype(np.int64)).sum(1) * limit).max() >= SUM_LIMIT:
-        raise BitstreamError("weights: g_s does not fit exact arithmetic; the file is damaged or foreign")

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pipeline.nn import exact
-from pipeline.nn.exact import CODE_LIMIT, GATE_ONE, GATE_UNITS, LOG2_UNITS, PREFIX, SPATIAL_LIMIT, WEIGHT_LIMIT
+from pipeline.nn.codes import CODE_LIMIT, GATE_ONE, GATE_UNITS, SPATIAL_LIMIT, SPATIAL_WEIGHT_LIMIT, WEIGHT_LIMIT
+from pipeline.nn.exact import LOG2_UNITS, PREFIX
 from pipeline.nn.layers import asinh, by_rows, ste_round
 from pipeline.nn.transforms import SynthesisTransform, modulated
 
@@ -242,7 +243,7 @@ def _integers(layer: nn.Conv2d, unit_in: Tensor, unit_out: Tensor) -> tuple[Tens
     depthwise = layer.groups > 1
     by_input = unit_in[:, None, None, None] if depthwise else _spread(unit_in)
     weight = (layer.weight * by_input / unit_out[:, None, None, None]).flatten(1)
-    return _rounded(weight, exact.SPATIAL_WEIGHT_LIMIT if depthwise else WEIGHT_LIMIT)
+    return _rounded(weight, SPATIAL_WEIGHT_LIMIT if depthwise else WEIGHT_LIMIT)
 
 
 def _rounded(weight: Tensor, limit: int) -> tuple[Tensor, Tensor]:

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from pipeline import compiling
 from pipeline.codecs.learned import clipping
 from pipeline.codecs.learned.filtering import filtered, kernel_of
 from pipeline.codecs.learned.wiener import PAIRS
-from pipeline.entropy import compiled
 from tests.codecs.test_wiener import CPU, by_the_book, random_filter
 
 
@@ -46,7 +46,7 @@ def test_filters_do_without_numba_where_it_is_missing_or_wrong(fault, monkeypatc
         monkeypatch.setitem(sys.modules, name, None)
     elif fault == "broken":
         monkeypatch.delitem(sys.modules, name)
-        monkeypatch.setattr(compiled, "compiled", broken)
+        monkeypatch.setattr(compiling, "compiled", broken)
     else:
         monkeypatch.setattr(sys.modules[name], fault.removeprefix("wrong "), lambda *_: None)
     monkeypatch.delattr("pipeline.codecs.learned.clipping_compiled", raising=False)

@@ -16,12 +16,13 @@ import torch
 
 from pipeline.codecs import registry
 from pipeline.codecs.learned import adaptive, networks, symbols, tiles, weights
+from pipeline.codecs.learned.byte_slopes import InBytes
 from pipeline.codecs.learned.hyperprior import Hyperprior
 from pipeline.codecs.learned.symbols import Grid
 from pipeline.errors import BitstreamError, CodecError, ConfigError, VerifyError
 from pipeline.metrics.bd import RDCurve, bd_rate
 from pipeline.metrics.distortion import ms_ssim, mse, psnr_db
-from pipeline.nn import exact
+from pipeline.nn import codes
 from pipeline.records import Picture, Rate
 from pipeline.stages.encode import require_equal
 from tests.codecs import made_static
@@ -97,7 +98,7 @@ def test_what_is_read_has_the_same_pixels_whatever_runs_it(tune, gray, monkeypat
     payload, before = coding.entropy_encode(found), torch.get_num_threads()
     for threads, mkldnn, in_bytes, tile_px in ((1, True, True, 1024), (2, True, True, 128), (2, False, False, 1024)):
         if not in_bytes:
-            monkeypatch.setattr(exact, "multiplies_bytes", lambda: False)
+            monkeypatch.setattr(codes, "multiplies_bytes", lambda: False)
         monkeypatch.setattr(tiles, "TILE_PX", tile_px)
         torch.set_num_threads(threads)
         try:
@@ -170,22 +171,34 @@ def mindless(monkeypatch):
     monkeypatch.setattr(networks, "expected", lambda x_hat, wiener: x_hat)
 
 
-def test_tiles_leave_no_seam(codec, monkeypatch, mindless):
+@pytest.fixture(scope="module")
+def in_floats() -> Hyperprior:
+    """What every tile rounds to bytes for itself, differs as far as a tile sees: here nothing is rounded so."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(networks, "compiled_rows", lambda: None)
+        found = Hyperprior(QUALITY)
+        assert not isinstance(found.networks.by_hand, InBytes)
+    return found
+
+
+def test_tiles_leave_no_seam(in_floats, monkeypatch, mindless):
     """Tiled and whole, the picture is the same, and so are symbols but for a rare tie along the trellis."""
     rgb = np.concatenate([photo(400, 400), photo(400, 400)[:, ::-1]], axis=1)
-    whole, x_hat = codec.networks.analyse(rgb, 6000, gray=False)
+    whole, x_hat = in_floats.networks.analyse(rgb, 6000, gray=False)
     monkeypatch.setattr(tiles, "TILE_PX", 256)
-    tiled, _ = codec.networks.analyse(rgb, 6000, gray=False)
+    tiled, _ = in_floats.networks.analyse(rgb, 6000, gray=False)
     apart = np.abs(whole.y - tiled.y)
     assert apart.max() <= 2  # of the other parity, and the next of the other quantiser
     assert (apart > 0).mean() < 3e-4
     assert (apart > 1).mean() < 1e-5
-    assert np.array_equal(codec.networks.synthesise(whole), x_hat)
+    assert np.array_equal(in_floats.networks.synthesise(whole), x_hat)
 
 
 @pytest.mark.parametrize("effort", [1, 4])
 def test_tiles_and_regions_that_mind_a_filter_are_as_good(codec, monkeypatch, effort):
-    """Each goes by the filter of what has been seen so far, so that some symbols differ; what they cost does not."""
+    """Each goes by the filter of what has been seen so far, and rounds rows for itself where they are bytes, so that
+    some symbols differ; what they cost does not.
+    """
     lmbda = codec.networks.spec.lmbda(torch.tensor(0.6)).item()
 
     def found() -> tuple[np.ndarray, float, float]:
@@ -251,10 +264,10 @@ def test_effort_fits_any_size_and_gray(size):
     assert mse(rgb, decoded) == pytest.approx(analysis.distortion.mse, rel=1e-3, abs=0.05)
 
 
-def test_the_slope_of_tiles_is_that_of_the_whole(codec, monkeypatch, mindless):
+def test_the_slope_of_tiles_is_that_of_the_whole(in_floats, monkeypatch, mindless):
     """Refinement of a picture in tiles finds nearly the symbols of the whole, and a picture that is as good."""
     rgb = photo(400, 800)
-    effort4 = Hyperprior(QUALITY, effort=4).networks
+    effort4 = in_floats.networks
     whole, x_hat = effort4.analyse(rgb, 6000, gray=False, effort=4)
     monkeypatch.setattr(tiles, "TILE_PX", 256)
     assert len(list(tiles._windows(800, tiles.HALO_PX, tiles.TILE_PX))) > 1
@@ -263,9 +276,9 @@ def test_the_slope_of_tiles_is_that_of_the_whole(codec, monkeypatch, mindless):
     assert psnr_db(mse(rgb, of_tiles)) == pytest.approx(psnr_db(mse(rgb, x_hat)), abs=0.01)
 
 
-def test_a_large_picture_is_refined_region_by_region(codec, monkeypatch, mindless):
+def test_a_large_picture_is_refined_region_by_region(in_floats, monkeypatch, mindless):
     """With hardly another symbol, whatever the regions' size; each ends at a band, and no row is left out."""
-    lost = []
+    codec, lost = in_floats, []
     monkeypatch.setattr(symbols, "BAND_POSITIONS", 1)
     at_once = networks.REGION_POSITIONS
     for rgb in (photo(500, 300), photo(500, 300)[:, ::-1].copy(), photo(500, 300)[::-1].copy(), photo(450, 300)):

@@ -13,12 +13,16 @@ from pipeline.codecs.learned.networks import Networks
 from pipeline.codecs.learned.slopes import ByHand, by_autograd
 from tests.codecs import made_static
 
-pytestmark = pytest.mark.skipif(not tiles.has_fast_bf16(), reason="this CPU does not multiply bf16")
+pytestmark = pytest.mark.skipif(not tiles.multiplies_rows(), reason="oneDNN is not at home here, autograd is used")
 
 
-@pytest.fixture(scope="module")
-def fast() -> Networks:
-    return Networks(weights.packaged_model(weights.default_model_id("cnn")), "cpu")
+@pytest.fixture(scope="module", params=["fp32", "bf16"])
+def fast(request: pytest.FixtureRequest) -> Networks:
+    """In both ways there are in floats, whichever is the faster here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(networks, "has_fast_bf16", lambda: request.param == "bf16")
+        patch.setattr(networks, "compiled_rows", lambda: None)
+        return Networks(weights.packaged_model(weights.default_model_id("cnn")), "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +30,7 @@ def plain(fast: Networks) -> Networks:
     """The same network in fp32, which autograd takes back."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(networks, "has_fast_bf16", lambda: False)
+        patch.setattr(networks, "multiplies_rows", lambda: False)
         return Networks(fast.model, "cpu")
 
 
@@ -60,6 +65,7 @@ def test_slopes_by_hand_are_those_of_autograd(fast, plain, photo, centi, gray, s
 def test_they_are_nearer_than_those_of_autograd_in_bf16(fast, plain, photo, monkeypatch):
     found, wanted = slopes(fast, plain, photo, 6000)
     monkeypatch.setattr(fast, "by_hand", None)
+    monkeypatch.setattr(fast, "bf16", True)
     usual, _ = slopes(fast, plain, photo, 6000)
     assert likeness(found, wanted) > likeness(usual, wanted)
 
@@ -87,11 +93,11 @@ def test_slopes_by_hand_are_those_of_autograd_where_much_is_held(fast, photo):
     g_s = copy.deepcopy(fast.transforms.g_s)
     for block in g_s.blocks:
         block.held = 0.1 * block.held
-    part = fast._steps(6000).in_pixel_units(fast.latents_sent(photo, 6000, 0))
-    quality = fast._steps(6000).quality
+    y_hat, steps = fast.latents_sent(photo, 6000, 0), fast._steps(6000)
     with torch.no_grad():
-        by_hand, automatic = ByHand(g_s)(part, quality), by_autograd(g_s.float(), part, quality, False)
-        free = fast.by_hand(part, quality)[0]
+        by_hand = ByHand(g_s, fast.by_hand.dtype)(y_hat[0], steps)
+        automatic = by_autograd(g_s.float(), steps.in_pixel_units(y_hat), steps.quality, False)
+        free = fast.by_hand(y_hat[0], steps)[0]
         over = torch.from_numpy(np.random.default_rng(0).normal(size=automatic[0].shape)).float()
         found, wanted = (back(over) for _, back in (by_hand, automatic))
     assert (by_hand[0] - free).square().mean() > 30 * (by_hand[0] - automatic[0]).square().mean()
@@ -104,7 +110,7 @@ def test_the_picture_is_nearer_to_that_of_fp32_than_autograds(fast, plain, photo
         steps = fast._steps(6000)
         part, quality = steps.in_pixel_units(y_hat), steps.quality
         wanted = plain.transforms.g_s(part, quality)
-        by_hand = fast.by_hand(part, quality)[0]
+        by_hand = fast.by_hand(y_hat[0], steps)[0]
         automatic = by_autograd(fast.transforms.g_s, part, quality, True)[0]
     error, usual = (float((x_hat - wanted).square().mean().sqrt()) * 255 for x_hat in (by_hand, automatic))
     assert error < 0.25

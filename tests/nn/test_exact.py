@@ -15,7 +15,7 @@ import torch
 from pipeline.codecs.learned import weights
 from pipeline.codecs.learned.networks import Networks
 from pipeline.errors import BitstreamError
-from pipeline.nn import exact, integer
+from pipeline.nn import codes, exact, integer
 from pipeline.nn.exact import ExactSynthesis
 from pipeline.nn.hyperprior import MeanScaleHyperprior
 from pipeline.nn.spec import HyperpriorSpec
@@ -60,7 +60,7 @@ def latents(channels: int, height: int, width: int, seed: int = 0) -> torch.Tens
 def multiplies(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """Products of bytes where this CPU has them, and products of floats, as everywhere else."""
     if request.param == "floats":
-        monkeypatch.setattr(exact, "multiplies_bytes", lambda: False)
+        monkeypatch.setattr(codes, "multiplies_bytes", lambda: False)
     found: str = request.param
     return found
 
@@ -290,13 +290,13 @@ def test_a_cpu_that_cuts_off_sums_of_bytes_multiplies_floats(monkeypatch):
     def missing(*args: Any) -> torch.Tensor:
         raise AttributeError("no such operator")
 
-    product = exact._byte_product()
+    product = codes._byte_product()
     for other in (cut_off, missing):
-        exact.multiplies_bytes.cache_clear()
-        monkeypatch.setattr(exact, "_byte_product", lambda other=other: other)
-        assert not exact.multiplies_bytes()
+        codes.multiplies_bytes.cache_clear()
+        monkeypatch.setattr(codes, "_byte_product", lambda other=other: other)
+        assert not codes.multiplies_bytes()
     monkeypatch.undo()
-    exact.multiplies_bytes.cache_clear()
+    codes.multiplies_bytes.cache_clear()
 
 
 @pytest.mark.parametrize(
@@ -326,4 +326,4 @@ def test_arrays_that_do_not_fit_are_refused(packaged, name, change, message):
 def test_sums_that_could_leave_the_exact_range_are_refused():
     wide = np.full((1, 2000), 127, np.int8)
     with pytest.raises(BitstreamError, match="does not fit exact arithmetic"):
-        exact.ByteLinear(wide, np.zeros(1, np.int8), np.zeros(1, np.float32), CPU)
+        codes.ByteLinear(wide, np.zeros(1, np.int8), np.zeros(1, np.float32), CPU)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from pipeline.entropy.compiled import compiled
+from pipeline.compiling import compiled
 
 AT_ONCE = 512
 

@@ -17,6 +17,8 @@ from torch import Tensor
 from pipeline.codecs.base import Symbols
 from pipeline.codecs.learned import adaptive, hyper_latents
 from pipeline.codecs.learned.analysis import AnalysisByHand, padded
+from pipeline.codecs.learned.byte_rows import compiled_rows
+from pipeline.codecs.learned.byte_slopes import InBytes, fastest
 from pipeline.codecs.learned.filtering import Evidence, expected
 from pipeline.codecs.learned.quantise import (
     PASSES,
@@ -26,11 +28,11 @@ from pipeline.codecs.learned.quantise import (
     trusted,
     worth_in,
 )
-from pipeline.codecs.learned.slopes import Back, ByHand, by_autograd
+from pipeline.codecs.learned.slopes import Back, by_autograd
 from pipeline.codecs.learned.steps import Steps
 from pipeline.codecs.learned.symbols import Grid, mu_of, y_base
 from pipeline.codecs.learned.synthesis import Synthesis, tinted
-from pipeline.codecs.learned.tiles import HALO_PX, TILE_PX, has_fast_bf16, pick_device, tiled
+from pipeline.codecs.learned.tiles import HALO_PX, TILE_PX, has_fast_bf16, multiplies_rows, pick_device, tiled
 from pipeline.codecs.learned.trellis import TrellisQuantiser
 from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.codecs.learned.wiener import Wiener
@@ -62,9 +64,12 @@ class Networks:
         self.synthesis = Synthesis(model, spec, self.transforms, self.device, self.bf16)
         if self.synthesis.exact is not None:
             exact.hold(self.transforms.g_s, model.arrays)
-        by_hand = self.bf16 and self.device.type == "cpu"
-        self.g_a = AnalysisByHand(self.transforms.g_a) if by_hand else None
-        self.by_hand = ByHand(self.transforms.g_s) if by_hand else None
+        by_hand, dtype = self.device.type == "cpu" and multiplies_rows(), torch.bfloat16 if self.bf16 else torch.float32
+        made = compiled_rows() if by_hand else None
+        self.g_a = AnalysisByHand(self.transforms.g_a, dtype, made) if by_hand else None
+        self.by_hand = (
+            fastest(self.transforms.g_s, dtype, made, self.synthesis.exact, model.arrays) if by_hand else None
+        )
         if self.bf16:
             self.transforms.branches_to_bf16(decoder=self.synthesis.exact is not None)
         self.quantiser = Quantiser(model, self.device)
@@ -272,8 +277,8 @@ class Networks:
             x = torch.from_numpy(rgb[top:bottom, left:right].copy()).to(self.device).permute(2, 0, 1)[None] / 255
             here = steps.within(top, bottom, left, right)
             part = y_hat[:, top // 16 : bottom // 16, left // 16 : right // 16]
-            x_hat, back = self._decoded(here.in_pixel_units(part[None]), here.quality)
-            if exact and self.synthesis.exact is not None:
+            x_hat, back = self._decoded(part, here)
+            if exact and self.synthesis.exact is not None and not isinstance(self.by_hand, InBytes):
                 x_hat = self.synthesis.exact(part, here.centi).div_(255).permute(2, 0, 1)[None]
             x_hat, pixel_bits = tinted(x_hat, gray), here.pixel_bits(x.shape[2], x.shape[3])
             if evidence is not None:
@@ -294,10 +299,11 @@ class Networks:
         slope = tiled(16 * y_hat.shape[1], 16 * y_hat.shape[2], tile, torch.empty_like(y_hat)[None], 16)[0]
         return slope[:, rows.start - first : rows.stop - first]
 
-    def _decoded(self, y_hat: Tensor, quality: Tensor) -> tuple[Tensor, Back]:
+    def _decoded(self, y_hat: Tensor, steps: Steps) -> tuple[Tensor, Back]:
+        """The picture (1, 3, 16 h, 16 w) on 0 .. 1 of y_hat (M, h, w) in quantiser steps, and the way back."""
         if self.by_hand is not None:
-            return self.by_hand(y_hat, quality)
-        return by_autograd(self.transforms.g_s, y_hat, quality, self.bf16)
+            return self.by_hand(y_hat, steps)
+        return by_autograd(self.transforms.g_s, steps.in_pixel_units(y_hat[None]), steps.quality, self.bf16)
 
     @torch.inference_mode()
     def synthesise(self, symbols: Symbols, y_hat: np.ndarray | None = None) -> np.ndarray:

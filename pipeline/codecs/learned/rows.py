@@ -1,4 +1,4 @@
-"""Layers of trained networks as products of rows of a matrix, one for each position, on a CPU that multiplies bf16.
+"""Layers of trained networks as products of rows of a matrix, one for each position, on a CPU: in bf16 or in fp32.
 
 oneDNN adds, multiplies and gates in its own products while results are in registers; as convolutions, the same layers
 take another pass over memory for each of that.
@@ -18,10 +18,10 @@ Tape = tuple[Tensor, Tensor, Tensor]
 
 
 class Product:
-    """weight x + bias of rows x (n, in) in bf16, and what oneDNN can do to (n, out) while it is at hand."""
+    """weight x + bias of rows x (n, in) of one type, and what oneDNN can do to (n, out) while it is at hand."""
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        self.weight, self.bias = weight.bfloat16().contiguous(), bias.bfloat16().contiguous()
+    def __init__(self, weight: Tensor, bias: Tensor, dtype: torch.dtype) -> None:
+        self.weight, self.bias = weight.to(dtype).contiguous(), bias.to(dtype).contiguous()
         self.adjoint = self.weight.t().contiguous()
 
     def __call__(self, x: Tensor, then: str = "none") -> Tensor:
@@ -43,15 +43,15 @@ class Product:
 class Block:
     """`layers.DepthConvBlock` of rows x (h w, C)."""
 
-    def __init__(self, block: DepthConvBlock) -> None:
+    def __init__(self, block: DepthConvBlock, dtype: torch.dtype) -> None:
         layers = block.expand, block.project, block.merge
-        self.expand, self.project, self.merge = (Product(*matrix(layer)) for layer in layers)
-        halves = zip(*(part.chunk(2) for part in matrix(block.gate)), strict=True)
-        self.value, self.gate = (Product(*half) for half in halves)
+        self.expand, self.project, self.merge = (Product(*matrix(layer), dtype) for layer in layers)
+        weights, biases = (part.chunk(2) for part in matrix(block.gate))
+        self.value, self.gate = (Product(weights[k], biases[k], dtype) for k in range(2))
         _, bias = matrix(block.spatial)
-        self.kernel, self.bias = block.spatial.weight.bfloat16(), bias.bfloat16()
+        self.kernel, self.bias = block.spatial.weight.to(dtype), bias.to(dtype)
         self.flipped = self.kernel.flip(2, 3)
-        limit = None if block.held is None else block.held.flatten().bfloat16()
+        limit = None if block.held is None else block.held.flatten().to(dtype)
         self.within = None if limit is None else (-limit, limit)
 
     def __call__(self, x: Tensor, height: int) -> tuple[Tensor, Tape]:
@@ -75,9 +75,9 @@ class Block:
 class Limits:
     """What `transforms.Blocks` holds channels within, before each block and after the last."""
 
-    def __init__(self, blocks: Blocks) -> None:
+    def __init__(self, blocks: Blocks, dtype: torch.dtype) -> None:
         limits = blocks._buffers.get("limits")
-        self.within = [] if limits is None else [(-high, high) for high in limits.flatten(1).bfloat16()]
+        self.within = [] if limits is None else [(-high, high) for high in limits.flatten(1).to(dtype)]
 
     def __call__(self, x: Tensor, place: int) -> Tensor:
         return x.clamp_(*self.within[place]) if self.within else x
@@ -102,7 +102,7 @@ def product_with(other: Tensor, how: str, x: Tensor, weight: Tensor, bias: Tenso
 def depthwise(rows: Tensor, kernel: Tensor, bias: Tensor | None, height: int) -> Tensor:
     channels = rows.shape[1]
     x = rows.view(1, height, -1, channels).permute(0, 3, 1, 2)
-    return F.conv2d(x, kernel, bias, 1, 1, 1, channels).permute(0, 2, 3, 1).reshape(-1, channels)
+    return F.conv2d(x, kernel, bias, 1, 1, 1, channels).permute(0, 2, 3, 1).reshape(-1, channels).contiguous()
 
 
 def spread(corners: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """The decoder's picture with the way back: what y_hat decodes to, and slopes over the picture as slopes over y_hat.
 
-Nothing here is sent, it only chooses what is, so that bf16 will do. What reads latents in fp32 is the KLT: bf16
-carries 8 bits of a mean that 256 pixels share, and the slope of that mean would be that error's.
+Nothing here is sent, it only chooses what is, so that bf16 will do where it is faster. What reads latents in fp32 is
+the KLT: bf16 carries 8 bits of a mean that 256 pixels share, and the slope of that mean would be that error's.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.codecs.learned.rows import Block, Limits, Product, Tape, gathered, matrix, product, spread
+from pipeline.codecs.learned.steps import Steps
 from pipeline.nn.layers import DepthConvBlock, asinh, by_rows, patches
 from pipeline.nn.transforms import SynthesisTransform
 
@@ -37,31 +38,34 @@ def by_autograd(g_s: SynthesisTransform, y_hat: Tensor, quality: Tensor, bf16: b
 
 
 class ByHand:
-    """The same for trained weights on a CPU that multiplies bf16, in about half the time.
+    """The same for trained weights on a CPU, in about half the time; the CNN's part is in `dtype`.
 
     Positions are rows of matrices, so that oneDNN adds and gates in the products themselves, and only what the way
     back reads is kept. As in autograd, limits let slopes pass.
     """
 
-    def __init__(self, g_s: SynthesisTransform) -> None:
+    def __init__(self, g_s: SynthesisTransform, dtype: torch.dtype) -> None:
+        self.dtype = dtype
         weight, bias = matrix(g_s.klt)
         self.klt = by_rows(weight.float(), 16).contiguous(), by_rows(bias.float(), 16) + 0.5
         # Back from what the head comes back from: 16 x 16 px as four patches of 8 x 8.
         quarters = by_rows(weight, 16).unflatten(0, (2, 8, 2, 24)).transpose(1, 2).flatten(0, 3)
-        self.klt_back = quarters.t().bfloat16().contiguous()
+        self.klt_back = quarters.t().to(dtype).contiguous()
         self.y_std, self.modulation = g_s.y_std.float().flatten(), g_s.modulation
-        self.up = Product(*(part.unflatten(0, (-1, 4)).transpose(0, 1).flatten(0, 1) for part in matrix(g_s.up)))
-        self.head = Product(*(by_rows(part, 8) for part in matrix(g_s.head)))
-        self.blocks = [Block(block) for block in g_s.blocks if isinstance(block, DepthConvBlock)]
-        self.held = Limits(g_s.blocks)
+        weight, bias = (part.unflatten(0, (-1, 4)).transpose(0, 1).flatten(0, 1) for part in matrix(g_s.up))
+        self.up = Product(weight, bias, dtype)
+        weight, bias = (by_rows(part, 8) for part in matrix(g_s.head))
+        self.head = Product(weight, bias, dtype)
+        self.blocks = [Block(block, dtype) for block in g_s.blocks if isinstance(block, DepthConvBlock)]
+        self.held = Limits(g_s.blocks, dtype)
 
-    def __call__(self, y_hat: Tensor, quality: Tensor) -> tuple[Tensor, Back]:
-        """As `by_autograd`."""
-        _, channels, height, width = y_hat.shape
-        y = y_hat[0].permute(1, 2, 0).reshape(-1, channels)
+    def __call__(self, y_hat: Tensor, steps: Steps) -> tuple[Tensor, Back]:
+        """As `by_autograd`, of y_hat (M, h, w) in quantiser steps."""
+        channels, height, width = y_hat.shape
+        y = steps.in_pixel_units(y_hat[None])[0].permute(1, 2, 0).reshape(-1, channels)
         place = y / self.y_std
-        factor = torch.exp(self.modulation(quality)).permute(0, 2, 3, 1)[0, :, :, None].bfloat16()
-        x = spread(self.up(asinh(place).bfloat16()).view(height, width, 4, -1).mul_(factor))
+        factor = torch.exp(self.modulation(steps.quality)).permute(0, 2, 3, 1)[0, :, :, None].to(self.dtype)
+        x = spread(self.up(asinh(place).to(self.dtype)).view(height, width, 4, -1).mul_(factor))
         tapes = list[Tape]()
         for k, block in enumerate(self.blocks):
             x, tape = block(self.held(x, k), 2 * height)
@@ -71,7 +75,7 @@ class ByHand:
         picture.view(2 * height, 8, 2 * width, 24).add_(fine.transpose(1, 2))
 
         def back(over_x: Tensor) -> Tensor:
-            over = patches(over_x.bfloat16(), 8).permute(0, 2, 3, 1).view(4 * height * width, -1)
+            over = patches(over_x.to(self.dtype), 8).permute(0, 2, 3, 1).view(4 * height * width, -1)
             slope = self.head.back(over)
             for block in reversed(self.blocks):
                 slope = block.back(slope, tapes.pop(), 2 * height)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from pipeline.entropy.compiled import compiled
+from pipeline.compiling import compiled
 
 LANES_AT_ONCE = 512
 ZERO, HALF, ONE, TWO = (np.float32(x) for x in (0, 0.5, 1, 2))

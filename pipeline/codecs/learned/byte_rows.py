@@ -1,0 +1,94 @@
+"""`learned.rows` in bytes: products of rows that are rounded to 127 steps each way, on a CPU that multiplies bytes.
+
+A row is told in a unit of its own, so that nothing has to be known of a model beforehand. Nothing here is sent, it only
+chooses what is: rounding moves latents by one to three hundredths of a quantiser step, and costs 0.1 % of the bytes
+(LOG.md).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import cache
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from pipeline.codecs.learned.rows import depthwise, matrix
+from pipeline.nn.codes import PLAIN, multiplies_bytes
+from pipeline.nn.layers import DepthConvBlock
+from pipeline.nn.parted import over_rows, strips
+from pipeline.nn.transforms import FREE
+
+MOST = 127
+
+
+@cache
+def compiled_rows() -> ModuleType | None:
+    """`rows_compiled`, where a CPU multiplies bytes and there is Numba."""
+    if not multiplies_bytes():
+        return None
+    try:
+        from pipeline.codecs.learned import rows_compiled
+    except ImportError:
+        return None
+    except Exception as error:  # whatever LLVM has to say
+        logging.getLogger(__name__).warning("encoders go on without bytes, for Numba failed: %s", error)
+        return None
+    return rows_compiled
+
+
+class ByteProduct:
+    """weight x of rows x (n, in) of bytes, in their units: (n, out) float32. `weight` (out, in) is rounded by row."""
+
+    def __init__(self, weight: Tensor) -> None:
+        scale = weight.abs().amax(1, keepdim=True).clamp_min(1e-20) / MOST
+        factors = (weight / scale).round().to(torch.int8).contiguous()
+        self.packed, self.scale = torch.ops.onednn.qlinear_prepack(factors, None), scale.flatten().float()
+        self.zeros = torch.zeros(len(weight), dtype=torch.int64, device="cpu")
+        self.product: Callable[..., Tensor] = torch.ops.onednn.qlinear_pointwise.default
+
+    def __call__(self, codes: Tensor) -> Tensor:
+        return self.product(codes, 1.0, MOST + 1, self.packed, self.scale, self.zeros, None, *PLAIN)
+
+
+class ByteBlock:
+    """`layers.DepthConvBlock` of rows x (h w, C); what leaves it is held within `limit` (C,)."""
+
+    def __init__(self, made: ModuleType, block: DepthConvBlock, limit: Tensor | None) -> None:
+        self.made = made
+        layers = [matrix(layer) for layer in (block.expand, block.project, block.gate, block.merge)]
+        self.expand, self.project, self.gate, self.merge = (ByteProduct(weight.float()) for weight, _ in layers)
+        self.biases = [bias.float().numpy() for _, bias in layers]
+        weight, bias = block.spatial.weight, matrix(block.spatial)[1]
+        self.kernel, self.bias = weight.float().clone(), bias.float().clone()
+        channels = len(bias)
+        self.free = torch.full((channels,), FREE).numpy()
+        self.held = _limits(block.held, 2 * channels).numpy()
+        self.limit = _limits(limit, channels).numpy()
+
+    def __call__(self, x: Tensor, codes: Tensor, units: Tensor, height: int) -> None:
+        """x, its bytes and their units (n,), all in place."""
+        made, (of_expand, of_project, of_gate, of_merge) = self.made, self.biases
+        v = self.expand(codes)
+        over_rows(made.silu, (v, units), of_expand)
+        seen = depthwise(v, self.kernel, self.bias, height)
+        for strip in strips(len(x)):
+            here, own, unit = x[strip], codes[strip], units[strip]
+            over_rows(made.entered, (seen[strip], own, unit))
+            over_rows(made.added, (here, self.project(own), own, unit), of_project, self.free)
+            inner = own.new_empty(len(own), 2 * own.shape[1])
+            over_rows(made.gated, (self.gate(own), inner, unit), of_gate, self.held)
+            over_rows(made.added, (here, self.merge(inner), own, unit), of_merge, self.limit)
+
+
+def packed(made: ModuleType, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The bytes of rows x (n, C) float32, and their units (n,)."""
+    codes, units = torch.empty(x.shape, dtype=torch.uint8, device="cpu"), torch.empty(len(x), device="cpu")
+    over_rows(made.entered, (x.contiguous(), codes, units))
+    return codes, units
+
+
+def _limits(limit: Tensor | None, channels: int) -> Tensor:
+    return torch.full((channels,), FREE) if limit is None else limit.detach().flatten().float().clone()

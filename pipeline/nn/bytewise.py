@@ -1,0 +1,68 @@
+"""What lies between products of bytes, by what Numba compiles, where there is Numba and it does what torch does."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from types import ModuleType
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.nn.codes import CODE_LIMIT, SPATIAL_LIMIT, coded, gate
+
+
+@cache
+def bytewise() -> ModuleType | None:
+    """`bytes_compiled`, some times as fast as torch; None without it."""
+    try:
+        from pipeline.nn import bytes_compiled
+
+        agreed = _agrees(bytes_compiled)
+    except ImportError:
+        return None
+    except Exception as error:  # whatever LLVM has to say
+        logging.getLogger(__name__).warning("decoders go on without Numba, which failed: %s", error)
+        return None
+    if not agreed:
+        logging.getLogger(__name__).warning("decoders go on without Numba, whose results for this processor are wrong")
+        return None
+    return bytes_compiled
+
+
+def _agrees(made: ModuleType) -> bool:
+    """On all gates, on ties, and on what limits are for; in a millisecond."""
+    random = np.random.default_rng(0)
+    halves = [*np.arange(-160, 160.5, 0.5), -1e6, -3000, 3000, 1e6]
+    v = np.array([halves, halves], np.float32)
+    x, more = (np.array(random.integers(-300, 300, v.shape), np.float32) for _ in range(2))
+    x /= 2
+    more /= 2
+    factor, limit = np.array(random.uniform(0.1, 4, v.shape[1]), np.float32), np.float32(SPATIAL_LIMIT)
+    entering, sums, leaving = x.copy(), x.copy(), x.copy()
+    spread, spread_taped, pairs = v.copy(), v.copy(), np.concatenate([x / 256, v], 1)
+    codes, slopes = (np.zeros((6, *v.shape), dtype) for dtype in (np.uint8, np.int16))
+    made.entered(entering, codes[0], factor)
+    made.coded(x, codes[1], factor)
+    made.added(sums, more, codes[2])
+    made.added_and_entered(leaving, more, codes[3], factor)
+    made.spread(spread, factor, limit)
+    made.spread_taped(spread_taped, np.zeros(v.shape, np.int8), factor, limit)
+    made.passed(pairs, codes[4])
+    made.passed_taped(pairs, codes[5], np.zeros_like(codes[0]), slopes[0])
+
+    by, u, w = (torch.from_numpy(each) for each in (factor, x / 256, v))
+    in_units, with_more = torch.from_numpy(x) * by, torch.from_numpy(x + more)
+    passed = coded(gate(w.round()).mul_(u))
+    bytes_of = in_units.clone(), torch.from_numpy(x) + by, with_more.clone(), with_more * by
+    wanted = torch.stack([*(coded(each) for each in bytes_of), passed, passed])
+    spreading = gate(w.round()).mul_(w).mul_(by).round_().clamp_(-SPATIAL_LIMIT, SPATIAL_LIMIT)
+    floats = [(entering, _held(in_units)), (sums, with_more), (leaving, _held(with_more * by))]
+    floats += [(spread, spreading), (spread_taped, spreading)]
+    same = all(torch.equal(torch.from_numpy(given), right) for given, right in floats)
+    return same and torch.equal(torch.from_numpy(codes), wanted)
+
+
+def _held(x: Tensor) -> Tensor:
+    return x.clamp(-CODE_LIMIT, CODE_LIMIT)

@@ -1,0 +1,129 @@
+"""What lies between products of bytes, compiled, and what happens where that is missing or wrong."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline import compiling
+from pipeline.nn import bytes_compiled, bytewise, exact, parted
+from pipeline.nn.codes import gate
+from pipeline.nn.exact import ExactSynthesis
+
+CPU = torch.device("cpu")
+KERNELS = ("entered", "coded", "added", "added_and_entered", "spread", "passed", "spread_taped", "passed_taped")
+
+
+@pytest.fixture
+def looked_at_again(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    bytewise.bytewise.cache_clear()
+    yield
+    monkeypatch.undo()
+    bytewise.bytewise.cache_clear()
+
+
+@pytest.mark.parametrize("name", KERNELS)
+def test_what_is_wrong_is_found(name, looked_at_again, monkeypatch, caplog):
+    right = getattr(bytes_compiled, name)
+
+    def off_by_a_little(*arrays: np.ndarray) -> None:
+        right(*arrays)
+        changed = arrays[1] if arrays[1].dtype == np.uint8 else arrays[2] if name.startswith("added") else arrays[0]
+        changed[-1, -1] += 1
+
+    monkeypatch.setattr(bytes_compiled, name, off_by_a_little)
+    assert bytewise.bytewise() is None
+    assert "whose results for this processor are wrong" in caplog.text
+
+
+@pytest.mark.parametrize("fault", ["missing", "broken"])
+def test_without_numba_torch_does_it(fault, looked_at_again, monkeypatch, caplog):
+    def broken(*_: object) -> None:
+        raise RuntimeError("LLVM says no")
+
+    name = "pipeline.nn.bytes_compiled"
+    if fault == "missing":
+        monkeypatch.setitem(sys.modules, name, None)
+    else:
+        monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setattr(compiling, "compiled", broken)
+    monkeypatch.delattr(name, raising=False)
+    assert bytewise.bytewise() is None
+    assert ("decoders go on without Numba" in caplog.text) == (fault == "broken")
+
+
+def test_a_decoder_makes_the_same_picture_with_it_and_without(model, monkeypatch):
+    """With 1, 2 and 3 threads, of positions that do not fill them, with tapes and without."""
+    y_hat = torch.from_numpy(np.random.default_rng(0).laplace(0, 3, (model[0].latent, 21, 30))).float()
+    synthesis, before = ExactSynthesis(*model, CPU), torch.get_num_threads()
+    monkeypatch.setattr(parted, "STRIP_ROWS", 600)
+    found = list[torch.Tensor]()
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        try:
+            found += [synthesis(y_hat.clone(), torch.tensor([4321]), tapes) for tapes in (None, [])]
+        finally:
+            torch.set_num_threads(before)
+    monkeypatch.setattr(exact, "bytewise", lambda: None)
+    wanted = synthesis(y_hat.clone(), torch.tensor([4321]))
+    assert all(torch.equal(each, wanted) for each in found)
+
+
+@pytest.fixture(scope="module")
+def model():
+    from pipeline.codecs.learned import weights
+    from pipeline.nn.spec import HyperpriorSpec
+
+    found = weights.packaged_model(weights.default_model_id("cnn"))
+    return HyperpriorSpec(**found.spec), found.arrays
+
+
+def test_gates_are_far_from_where_they_would_be_rounded_otherwise():
+    """Ten times as far as the rational function errs, which is what makes it exact."""
+    v = np.arange(-200, 201)
+    true = 256 / (1 + np.exp(-v / 16))
+    assert np.abs(true - np.floor(true) - 0.5).min() > 10 * 256 * 2e-7
+    both = np.concatenate([np.full((1, len(v)), 0.25), v[None]], 1).astype(np.float32)
+    codes = np.zeros((1, len(v)), np.uint8)
+    bytes_compiled.passed(both, codes)
+    wanted = torch.round(gate(torch.from_numpy(v).float()) * 0.25).numpy() + 128
+    assert np.array_equal(codes[0], wanted)
+
+
+@pytest.mark.parametrize("rows", [1, 511, 1024, 1025, 5000])
+def test_every_row_is_seen_once_by_whichever_thread(rows):
+    x, other = torch.zeros(rows, 3), np.arange(rows)
+    sizes, before = Counter[int](), torch.get_num_threads()
+
+    def count(part: np.ndarray, numbers: np.ndarray, amount: int) -> None:
+        part += amount
+        part[:, 2] += numbers
+        sizes[len(part)] += 1
+
+    torch.set_num_threads(3)
+    try:
+        parted.over_rows(count, (x, other), 2)
+        assert sum(len(range(rows)[strip]) for strip in parted.strips(rows)) == rows
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(x[:, :2], torch.full((rows, 2), 2.0))
+    assert torch.equal(x[:, 2], 2.0 + torch.arange(rows))
+    assert sizes.total() == min(3, max(1, rows // parted.LEAST_ROWS))
+
+
+def test_what_fails_in_a_thread_is_raised():
+    def refuse(_: np.ndarray) -> None:
+        raise ValueError("no")
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(ValueError, match="no"):
+            parted.over_rows(refuse, (torch.zeros(4096, 1),))
+    finally:
+        torch.set_num_threads(before)
