@@ -13,6 +13,7 @@ from pipeline.codecs.learned.byte_rows import ByteProduct, packed
 from pipeline.codecs.learned.rows import depthwise, gathered, matrix, product
 from pipeline.codecs.learned.slopes import Back, ByHand
 from pipeline.codecs.learned.steps import Steps
+from pipeline.codecs.learned.synthesis import Synthesis
 from pipeline.nn.bytewise import bytewise
 from pipeline.nn.codes import GATE_ONE
 from pipeline.nn.exact import PREFIX, TAPE_OF_GATES, TAPE_OF_SPREAD, ExactSynthesis, Tape
@@ -103,16 +104,12 @@ class InBytes:
 
 
 def fastest(
-    g_s: SynthesisTransform,
-    dtype: torch.dtype,
-    made: ModuleType | None,
-    exact: ExactSynthesis | None,
-    arrays: Mapping[str, np.ndarray],
+    synthesis: Synthesis, arrays: Mapping[str, np.ndarray], dtype: torch.dtype, made: ModuleType | None
 ) -> ByHand | InBytes:
-    """In bytes where a decoder is one of integers and what takes that is `made`; else in floats."""
-    if made is None or exact is None or bytewise() is None:
-        return ByHand(g_s, dtype)
-    return InBytes(made, g_s, exact, arrays)
+    """In bytes where a decoder is one of integers and what that takes is `made`; else in floats."""
+    if made is None or synthesis.exact is None or bytewise() is None:
+        return ByHand(synthesis.g_s, dtype)
+    return InBytes(made, synthesis.g_s, synthesis.exact, arrays)
 
 
 def factors_of(arrays: Mapping[str, np.ndarray], layer: str) -> Tensor:

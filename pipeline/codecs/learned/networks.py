@@ -64,12 +64,10 @@ class Networks:
         self.synthesis = Synthesis(model, spec, self.transforms, self.device, self.bf16)
         if self.synthesis.exact is not None:
             exact.hold(self.transforms.g_s, model.arrays)
-        by_hand, dtype = self.device.type == "cpu" and multiplies_rows(), torch.bfloat16 if self.bf16 else torch.float32
-        made = compiled_rows() if by_hand else None
+        by_hand, made = self.device.type == "cpu" and multiplies_rows(), compiled_rows()
+        dtype = torch.bfloat16 if self.bf16 else torch.float32
         self.g_a = AnalysisByHand(self.transforms.g_a, dtype, made) if by_hand else None
-        self.by_hand = (
-            fastest(self.transforms.g_s, dtype, made, self.synthesis.exact, model.arrays) if by_hand else None
-        )
+        self.by_hand = fastest(self.synthesis, model.arrays, dtype, made) if by_hand else None
         if self.bf16:
             self.transforms.branches_to_bf16(decoder=self.synthesis.exact is not None)
         self.quantiser = Quantiser(model, self.device)
