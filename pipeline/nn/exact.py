@@ -90,6 +90,7 @@ class _Block:
         self.kernel = (torch.from_numpy(weight).float() * scale[:, None]).view(-1, 1, 3, 3).to(device)
         self.bias = torch.from_numpy(bias).to(device)
         self.convolved: Callable[..., Tensor] = _depthwise if device.type == "cuda" else F.conv2d
+        self.arrays = [x.cpu().numpy() for x in (self.spread, self.bias, self.enter)]
 
     def __call__(self, x: Tensor) -> Tensor:
         _, height, width, channels = x.shape
@@ -104,27 +105,28 @@ class _Block:
         return x
 
     def by(
-        self, made: ModuleType, x: Tensor, codes: Tensor, height: int, leave: Tensor, tape: Tape | None = None
+        self, made: ModuleType, x: Tensor, codes: Tensor, height: int, leave: np.ndarray, tape: Tape | None = None
     ) -> None:
         """The same by what is compiled: x (h w, C), as it entered, and its codes to those that `leave`."""
-        v, factor = self.expand(codes), (self.spread.numpy(), np.float32(SPATIAL_LIMIT))
+        v, (spread, bias, _) = self.expand(codes), self.arrays
+        factor = spread, np.float32(SPATIAL_LIMIT)
         if tape is None:
             over_rows(made.spread, (v,), *factor)
         else:
             over_rows(made.spread_taped, (v, tape.of_spread), *factor)
-        spread = v.view(1, height, -1, v.shape[1]).permute(0, 3, 1, 2)
-        seen = self.convolved(spread, self.kernel, None, 1, 1, 1, v.shape[1]).permute(0, 2, 3, 1)
-        seen = seen.reshape(v.shape).contiguous()
-        for strip in strips(len(x)):
-            here, own = x[strip], codes[strip]
-            over_rows(made.coded, (seen[strip], own), self.bias.numpy())
-            over_rows(made.added, (here, self.project(own), own))
-            inner = own.new_empty(len(own), 2 * own.shape[1])
+        image = v.view(1, height, -1, v.shape[1]).permute(0, 3, 1, 2)
+        seen = self.convolved(image, self.kernel, None, 1, 1, 1, v.shape[1]).permute(0, 2, 3, 1)
+        out, rows, packed = seen.reshape(v.shape).contiguous().numpy(), x.numpy(), codes.numpy()
+        for strip in strips(len(rows)):
+            here, own, read = rows[strip], packed[strip], codes[strip]
+            over_rows(made.coded, (out[strip], own), bias)
+            over_rows(made.added, (here, self.project(read), own))
+            inner = np.empty((len(own), 2 * own.shape[1]), np.uint8)
             if tape is None:
-                over_rows(made.passed, (self.gate(own), inner))
+                over_rows(made.passed, (self.gate(read), inner))
             else:
-                over_rows(made.passed_taped, (self.gate(own), inner, tape.gates[strip], tape.of_gates[strip]))
-            over_rows(made.added_and_entered, (here, self.merge(inner), own), leave.numpy())
+                over_rows(made.passed_taped, (self.gate(read), inner, tape.gates[strip], tape.of_gates[strip]))
+            over_rows(made.added_and_entered, (here, self.merge(torch.from_numpy(inner)), own), leave)
 
 
 def _depthwise(x: Tensor, kernel: Tensor, *_: object) -> Tensor:
@@ -177,6 +179,7 @@ class ExactSynthesis:
         )
         self.blocks = [_Block(own, str(k), device) for k in range(spec.decoder_blocks)]
         self.leave, self.entry = (torch.from_numpy(own[f"{x}.rescale"]).to(device) for x in ("head", "up"))
+        self.leaving = own["head.rescale"]
         self.asinh = torch.from_numpy(asinh_table()).to(device)
         self._kept: dict[int, list[Tensor]] = {}
         self._made_of = spec, {PREFIX + name: value for name, value in own.items()}, device
@@ -211,8 +214,9 @@ class ExactSynthesis:
             return entered(x, self.leave)
         rows = x.view(-1, x.shape[3])
         codes = torch.empty(rows.shape, dtype=torch.uint8, device="cpu")
-        over_rows(made.entered, (rows, codes), self.blocks[0].enter.numpy())
-        leaves = [block.enter for block in self.blocks[1:]] + [self.leave]
+        enters = [block.arrays[-1] for block in self.blocks]
+        over_rows(made.entered, (rows, codes), enters[0])
+        leaves = [*enters[1:], self.leaving]
         for block, leave in zip(self.blocks, leaves, strict=True):
             tape = None if tapes is None else Tape(*rows.shape)
             block.by(made, rows, codes, x.shape[1], leave, tape)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import cache
 from types import ModuleType
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -71,16 +72,16 @@ class ByteBlock:
     def __call__(self, x: Tensor, codes: Tensor, units: Tensor, height: int) -> None:
         """x, its bytes and their units (n,), all in place."""
         made, (of_expand, of_project, of_gate, of_merge) = self.made, self.biases
-        v = self.expand(codes)
-        over_rows(made.silu, (v, units), of_expand)
-        seen = depthwise(v, self.kernel, self.bias, height)
-        for strip in strips(len(x)):
-            here, own, unit = x[strip], codes[strip], units[strip]
+        v, rows, packed, unit_of = self.expand(codes), x.numpy(), codes.numpy(), units.numpy()
+        over_rows(made.silu, (v, unit_of), of_expand)
+        seen = depthwise(v, self.kernel, self.bias, height).numpy()
+        for strip in strips(len(rows)):
+            here, own, unit, read = rows[strip], packed[strip], unit_of[strip], codes[strip]
             over_rows(made.entered, (seen[strip], own, unit))
-            over_rows(made.added, (here, self.project(own), own, unit), of_project, self.free)
-            inner = own.new_empty(len(own), 2 * own.shape[1])
-            over_rows(made.gated, (self.gate(own), inner, unit), of_gate, self.held)
-            over_rows(made.added, (here, self.merge(inner), own, unit), of_merge, self.limit)
+            over_rows(made.added, (here, self.project(read), own, unit), of_project, self.free)
+            inner = np.empty((len(own), 2 * own.shape[1]), np.uint8)
+            over_rows(made.gated, (self.gate(read), inner, unit), of_gate, self.held)
+            over_rows(made.added, (here, self.merge(torch.from_numpy(inner)), own, unit), of_merge, self.limit)
 
 
 def packed(made: ModuleType, x: Tensor) -> tuple[Tensor, Tensor]:

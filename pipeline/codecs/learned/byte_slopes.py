@@ -47,18 +47,19 @@ class BackBlock:
     def __call__(self, slope: Tensor, codes: Tensor, units: Tensor, tape: Tape, height: int) -> None:
         """`slope` (h w, C) over what leaves, its bytes and their units (n,), to those over what entered; in place."""
         made, over = self.made, torch.empty_like(slope)
-        for strip in strips(len(slope)):
-            own, unit = codes[strip], units[strip]
-            inner = own.new_empty(len(own), 4 * own.shape[1])
-            taped = self.merge(own), tape.gates[strip], tape.of_gates[strip]
+        rows, packed, unit_of = slope.numpy(), codes.numpy(), units.numpy()
+        for strip in strips(len(rows)):
+            own, unit, read = packed[strip], unit_of[strip], codes[strip]
+            inner = np.empty((len(own), 4 * own.shape[1]), np.uint8)
+            taped = self.merge(read), tape.gates[strip], tape.of_gates[strip]
             over_rows(made.gate_back, (*taped, inner, unit), self.of_gate)
-            over_rows(made.plus, (slope[strip], self.gate(inner), own, unit), self.one)
-            torch.mul(self.project(own), unit[:, None], out=over[strip])
-        seen = depthwise(over, self.kernel, None, height)
-        for strip in strips(len(slope)):
-            own, unit = codes[strip], units[strip]
+            over_rows(made.plus, (rows[strip], self.gate(torch.from_numpy(inner)), own, unit), self.one)
+            torch.mul(self.project(read), units[strip, None], out=over[strip])
+        seen = depthwise(over, self.kernel, None, height).numpy()
+        for strip in strips(len(rows)):
+            own, unit, read = packed[strip], unit_of[strip], codes[strip]
             over_rows(made.silu_back, (seen[strip], tape.of_spread[strip], own, unit), self.of_expand)
-            over_rows(made.plus, (slope[strip], self.expand(own), own, unit), self.rescale)
+            over_rows(made.plus, (rows[strip], self.expand(read), own, unit), self.rescale)
 
 
 class InBytes:
