@@ -127,7 +127,8 @@ def _passed_taped(both, codes, gates, slopes):  # type: ignore[no-untyped-def]
             value = gate * values[c]
             out[c] = _code(_held(value, _LIMIT))
             kept[c] = np.uint8(np.int32(gate * _ALMOST + _HALF))
-            slope[c] = np.int16(np.int32(_held(_FINER * value * (_ONE - gate * _SHARE), _FARTHEST)))
+            over = _held(_FINER * value * (_ONE - gate * _SHARE), _FARTHEST)
+            slope[c] = np.int16(np.int32((over + _MAGIC) - _MAGIC))
 
 
 _rows, _bytes, _signed, _shorts = "float32[:, ::1]", "uint8[:, ::1]", "int8[:, ::1]", "int16[:, ::1]"

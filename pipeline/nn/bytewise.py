@@ -22,6 +22,8 @@ def bytewise() -> ModuleType | None:
         agreed = _agrees(bytes_compiled)
     except ImportError:
         return None
+    except MemoryError:
+        raise  # another time there may be enough
     except Exception as error:  # whatever LLVM has to say
         logging.getLogger(__name__).warning("decoders go on without Numba, which failed: %s", error)
         return None
@@ -51,15 +53,20 @@ def _agrees(made: ModuleType) -> bool:
     made.spread_taped(spread_taped, np.zeros(v.shape, np.int8), factor, limit)
     made.passed(pairs, codes[4])
     made.passed_taped(pairs, codes[5], np.zeros_like(codes[0]), slopes[0])
+    gates, seven = v.copy(), np.array(7 / np.maximum(np.abs(v[0]), 0.5), np.float32)  # a gate more or less is 7 more
+    made.spread(gates, seven, limit)
 
     by, u, w = (torch.from_numpy(each) for each in (factor, x / 256, v))
     in_units, with_more = torch.from_numpy(x) * by, torch.from_numpy(x + more)
     passed = coded(gate(w.round()).mul_(u))
     bytes_of = in_units.clone(), torch.from_numpy(x) + by, with_more.clone(), with_more * by
     wanted = torch.stack([*(coded(each) for each in bytes_of), passed, passed])
-    spreading = gate(w.round()).mul_(w).mul_(by).round_().clamp_(-SPATIAL_LIMIT, SPATIAL_LIMIT)
+    spreading, gating = (
+        gate(w.round()).mul_(w).mul_(each).round_().clamp_(-SPATIAL_LIMIT, SPATIAL_LIMIT)
+        for each in (by, torch.from_numpy(seven))
+    )
     floats = [(entering, _held(in_units)), (sums, with_more), (leaving, _held(with_more * by))]
-    floats += [(spread, spreading), (spread_taped, spreading)]
+    floats += [(spread, spreading), (spread_taped, spreading), (gates, gating)]
     same = all(torch.equal(torch.from_numpy(given), right) for given, right in floats)
     return same and torch.equal(torch.from_numpy(codes), wanted)
 

@@ -90,7 +90,7 @@ class _Block:
         self.kernel = (torch.from_numpy(weight).float() * scale[:, None]).view(-1, 1, 3, 3).to(device)
         self.bias = torch.from_numpy(bias).to(device)
         self.convolved: Callable[..., Tensor] = _depthwise if device.type == "cuda" else F.conv2d
-        self.arrays = [x.cpu().numpy() for x in (self.spread, self.bias, self.enter)]
+        self.arrays = [x.cpu().numpy().copy() for x in (self.spread, self.bias, self.enter)]
 
     def __call__(self, x: Tensor) -> Tensor:
         _, height, width, channels = x.shape
@@ -179,7 +179,7 @@ class ExactSynthesis:
         )
         self.blocks = [_Block(own, str(k), device) for k in range(spec.decoder_blocks)]
         self.leave, self.entry = (torch.from_numpy(own[f"{x}.rescale"]).to(device) for x in ("head", "up"))
-        self.leaving = own["head.rescale"]
+        self.leaving = own["head.rescale"].copy()  # Numba takes none that may not be written to
         self.asinh = torch.from_numpy(asinh_table()).to(device)
         self._kept: dict[int, list[Tensor]] = {}
         self._made_of = spec, {PREFIX + name: value for name, value in own.items()}, device
@@ -209,6 +209,7 @@ class ExactSynthesis:
         """The bytes (n, C) that enter the head, of x (1, h, w, C), which is overwritten."""
         made = bytewise() if x.device.type == "cpu" else None
         if made is None:
+            assert tapes is None, "only what is compiled keeps tapes"
             for block in self.blocks:
                 x = block(x)
             return entered(x, self.leave)

@@ -1,4 +1,4 @@
-"""g_a by rows, from bytes: what the network is in float32, but for the rounding of bf16."""
+"""g_a by rows, from bytes: what the network is in float32, but for rounding to bf16 or to bytes."""
 
 from __future__ import annotations
 

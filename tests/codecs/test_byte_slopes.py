@@ -12,6 +12,7 @@ from pipeline.codecs.learned import networks, tiles, weights
 from pipeline.codecs.learned.byte_rows import ByteProduct, compiled_rows, packed
 from pipeline.codecs.learned.byte_slopes import InBytes, factors_of
 from pipeline.codecs.learned.networks import Networks
+from pipeline.nn import parted
 from pipeline.nn.exact import ExactSynthesis
 from tests.codecs import made_static
 
@@ -128,8 +129,11 @@ def test_they_are_close_to_those_of_floats(own, floats, photo, centi, gray, stre
 
 
 @pytest.mark.parametrize(("height", "width"), [(65, 130), (1, 1), (16, 333)])
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_any_size_will_do_with_any_number_of_threads(own, photo, height, width, threads):
+@pytest.mark.parametrize("threads", [2, 3])
+def test_any_size_will_do_with_any_number_of_threads(own, photo, height, width, threads, monkeypatch):
+    """And in strips, of slopes and of latents before them."""
+    monkeypatch.setattr(parted, "LEAST_ROWS", 8)
+    monkeypatch.setattr(parted, "STRIP_ROWS", 32)
     rgb, before = photo[:height, :width], torch.get_num_threads()
     found = []
     for count in (1, threads):
@@ -156,7 +160,7 @@ def test_tiles_leave_no_seams(own, place, monkeypatch):
         _, y_hat = own._quantised(rgb, 6000, False, 0, 0)
     whole = slope()
     monkeypatch.setattr(tiles, "TILE_PX", 128)
-    assert likeness(slope(), whole) > 0.999
+    assert likeness(slope(), whole) > 0.998  # each rounds rows for itself as far as it sees
 
 
 def test_rows_are_told_in_units_of_their_own():
@@ -170,3 +174,16 @@ def test_rows_are_told_in_units_of_their_own():
     weight = torch.randn(40, 96, generator=torch.Generator().manual_seed(1))
     found, wanted = ByteProduct(weight)(codes) * units[:, None], told @ weight.t()
     assert (found - wanted).square().mean(1).sqrt().div(wanted.square().mean(1).sqrt().clamp_min(1e-20)).max() < 0.02
+
+
+def test_what_is_compiled_is_looked_at_before_it_is_used(monkeypatch, caplog):
+    made = compiled_rows()
+    compiled_rows.cache_clear()
+    monkeypatch.setattr(made, "gated", lambda *_: None)
+    try:
+        assert compiled_rows() is None
+        assert "results of Numba are wrong here" in caplog.text
+    finally:
+        monkeypatch.undo()
+        compiled_rows.cache_clear()
+    assert compiled_rows() is made

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections import Counter
 from collections.abc import Iterator
 
@@ -41,6 +42,24 @@ def test_what_is_wrong_is_found(name, looked_at_again, monkeypatch, caplog):
     assert "whose results for this processor are wrong" in caplog.text
 
 
+def test_what_is_right_is_not(looked_at_again):
+    assert bytewise.bytewise() is bytes_compiled
+
+
+@pytest.mark.parametrize("wrong", [-33, 7, 11, 90])
+@pytest.mark.parametrize("by", [-1, 1])
+def test_one_wrong_gate_is_found(wrong, by, looked_at_again, monkeypatch):
+    right = bytes_compiled.spread
+
+    def off(v: np.ndarray, factor: np.ndarray, limit: np.float32) -> None:
+        more = np.where(np.rint(v) == wrong, by * v * factor, 0)
+        right(v, factor, limit)
+        v += np.rint(more)
+
+    monkeypatch.setattr(bytes_compiled, "spread", off)
+    assert bytewise.bytewise() is None
+
+
 @pytest.mark.parametrize("fault", ["missing", "broken"])
 def test_without_numba_torch_does_it(fault, looked_at_again, monkeypatch, caplog):
     def broken(*_: object) -> None:
@@ -59,6 +78,7 @@ def test_without_numba_torch_does_it(fault, looked_at_again, monkeypatch, caplog
 
 def test_a_decoder_makes_the_same_picture_with_it_and_without(model, monkeypatch):
     """With 1, 2 and 3 threads, of positions that do not fill them, with tapes and without."""
+    assert exact.bytewise() is bytes_compiled
     y_hat = torch.from_numpy(np.random.default_rng(0).laplace(0, 3, (model[0].latent, 21, 30))).float()
     synthesis, before = ExactSynthesis(*model, CPU), torch.get_num_threads()
     monkeypatch.setattr(parted, "STRIP_ROWS", 600)
@@ -66,7 +86,9 @@ def test_a_decoder_makes_the_same_picture_with_it_and_without(model, monkeypatch
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         try:
-            found += [synthesis(y_hat.clone(), torch.tensor([4321]), tapes) for tapes in (None, [])]
+            tapes = list[exact.Tape]()
+            found += [synthesis(y_hat.clone(), torch.tensor([4321]), each) for each in (None, tapes)]
+            assert len(tapes) == model[0].decoder_blocks
         finally:
             torch.set_num_threads(before)
     monkeypatch.setattr(exact, "bytewise", lambda: None)
@@ -88,22 +110,23 @@ def test_gates_are_far_from_where_they_would_be_rounded_otherwise():
     v = np.arange(-200, 201)
     true = 256 / (1 + np.exp(-v / 16))
     assert np.abs(true - np.floor(true) - 0.5).min() > 10 * 256 * 2e-7
-    both = np.concatenate([np.full((1, len(v)), 0.25), v[None]], 1).astype(np.float32)
-    codes = np.zeros((1, len(v)), np.uint8)
-    bytes_compiled.passed(both, codes)
-    wanted = torch.round(gate(torch.from_numpy(v).float()) * 0.25).numpy() + 128
-    assert np.array_equal(codes[0], wanted)
+    found, seven = v[None].astype(np.float32), (7 / np.maximum(np.abs(v), 0.5)).astype(np.float32)
+    bytes_compiled.spread(found, seven, np.float32(2047))
+    gates, one = gate(torch.from_numpy(v).float()).numpy(), v.astype(np.float32)
+    assert np.array_equal(found[0], np.rint(gates * one * seven))
+    assert np.array_equal(np.abs(found[0]), np.where(v == 0, 0, 7 * gates))
 
 
 @pytest.mark.parametrize("rows", [1, 511, 1024, 1025, 5000])
 def test_every_row_is_seen_once_by_whichever_thread(rows):
     x, other = torch.zeros(rows, 3), np.arange(rows)
-    sizes, before = Counter[int](), torch.get_num_threads()
+    sizes, lock, before = Counter[int](), threading.Lock(), torch.get_num_threads()
 
     def count(part: np.ndarray, numbers: np.ndarray, amount: int) -> None:
         part += amount
         part[:, 2] += numbers
-        sizes[len(part)] += 1
+        with lock:
+            sizes[len(part)] += 1
 
     torch.set_num_threads(3)
     try:

@@ -56,10 +56,12 @@ def latents(channels: int, height: int, width: int, seed: int = 0) -> torch.Tens
     return torch.from_numpy(np.random.default_rng(seed).laplace(0, 0.7, (1, channels, height, width))).float()
 
 
-@pytest.fixture(params=["bytes", "floats"])
+@pytest.fixture(params=["bytes", "floats", "torch alone"])
 def multiplies(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Products of bytes where this CPU has them, and products of floats, as everywhere else."""
-    if request.param == "floats":
+    """Products of bytes where this CPU has them, and products of floats, as elsewhere; and those without Numba."""
+    if request.param == "torch alone":
+        monkeypatch.setattr(exact, "bytewise", lambda: None)
+    if request.param != "bytes":
         monkeypatch.setattr(codes, "multiplies_bytes", lambda: False)
     found: str = request.param
     return found

@@ -41,15 +41,15 @@ class BackBlock:
         self.of_expand, self.of_gate = of_expand.numpy(), torch.cat([of_u, of_v]).numpy()
         spread = torch.from_numpy(arrays[f"{PREFIX}{k}.spatial.rescale"]) * (GATE_ONE / TAPE_OF_SPREAD)
         self.kernel = factors_of(arrays, f"{k}.spatial").view(-1, 1, 3, 3).flip(2, 3) * spread[:, None, None, None]
-        self.rescale = arrays[f"{PREFIX}{k}.rescale"]
+        self.rescale = arrays[f"{PREFIX}{k}.rescale"].copy()
         self.one = np.ones_like(self.rescale)
 
     def __call__(self, slope: Tensor, codes: Tensor, units: Tensor, tape: Tape, height: int) -> None:
         """`slope` (h w, C) over what leaves, its bytes and their units (n,), to those over what entered; in place."""
         made, over = self.made, torch.empty_like(slope)
-        rows, packed, unit_of = slope.numpy(), codes.numpy(), units.numpy()
+        rows, bytes_of, unit_of = slope.numpy(), codes.numpy(), units.numpy()
         for strip in strips(len(rows)):
-            own, unit, read = packed[strip], unit_of[strip], codes[strip]
+            own, unit, read = bytes_of[strip], unit_of[strip], codes[strip]
             inner = np.empty((len(own), 4 * own.shape[1]), np.uint8)
             taped = self.merge(read), tape.gates[strip], tape.of_gates[strip]
             over_rows(made.gate_back, (*taped, inner, unit), self.of_gate)
@@ -57,7 +57,7 @@ class BackBlock:
             torch.mul(self.project(read), units[strip, None], out=over[strip])
         seen = depthwise(over, self.kernel, None, height).numpy()
         for strip in strips(len(rows)):
-            own, unit, read = packed[strip], unit_of[strip], codes[strip]
+            own, unit, read = bytes_of[strip], unit_of[strip], codes[strip]
             over_rows(made.silu_back, (seen[strip], tape.of_spread[strip], own, unit), self.of_expand)
             over_rows(made.plus, (rows[strip], self.expand(read), own, unit), self.rescale)
 
@@ -75,7 +75,7 @@ class InBytes:
         up = factors_of(arrays, "up").unflatten(0, (-1, 4)).transpose(0, 1).flatten(0, 1)
         self.up = ByteProduct(up.t() * torch.from_numpy(arrays[f"{PREFIX}up.rescale"])[:, None])
         self.head = ByteProduct(factors_of(arrays, "head").t() / LEVELS)
-        self.leave = arrays[f"{PREFIX}head.rescale"]
+        self.leave = arrays[f"{PREFIX}head.rescale"].copy()
         self.blocks = [BackBlock(made, arrays, k) for k in range(len(exact.blocks))]
 
     def __call__(self, y_hat: Tensor, steps: Steps) -> tuple[Tensor, Back]:

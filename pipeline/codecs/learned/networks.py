@@ -2,7 +2,7 @@
 
 g_a and g_s run in tiles whose halo covers their receptive field, so that memory is bounded and there are no seams;
 h_s runs in the same integer arithmetic as in the entropy coder, on whatever device the rest is on. The decoder
-computes in integers, or fp32; the encoder may use bf16 for its CNN branches, for what it finds is sent.
+computes in integers, or fp32; the encoder may use bytes or bf16 for its CNN branches, for what it finds is sent.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class Networks:
         self.synthesis = Synthesis(model, spec, self.transforms, self.device, self.bf16)
         if self.synthesis.exact is not None:
             exact.hold(self.transforms.g_s, model.arrays)
-        by_hand, made = self.device.type == "cpu" and multiplies_rows(), compiled_rows()
+        by_hand = self.device.type == "cpu" and multiplies_rows()
+        made = compiled_rows() if by_hand else None
         dtype = torch.bfloat16 if self.bf16 else torch.float32
         self.g_a = AnalysisByHand(self.transforms.g_a, dtype, made) if by_hand else None
         self.by_hand = fastest(self.synthesis, model.arrays, dtype, made) if by_hand else None
@@ -262,8 +263,8 @@ class Networks:
         """Slope of lmbda times the decoded picture's squared error over rows of y_hat, (M, rows, w) bits a step.
 
         The first of `evidence` is shown the picture that this decodes, which is nearly the one that will be sent;
-        errors are those behind the filter that it asks for, or the second, while that has seen more. If `exact`, the
-        picture is what the decoder in integers makes of it. The way back is that of floats, without the filter.
+        errors are those behind the filter that it asks for, or the second, while that has seen more. In floats the
+        picture is only that of the decoder in integers if `exact`. The way back is without the filter.
         """
         halo = HALO_PX // 16
         first, last = max(0, rows.start - halo), rows.stop + halo
@@ -294,7 +295,8 @@ class Networks:
             slope = back(tinted(F.pad(over_x, beyond) if any(beyond) else over_x, gray))
             return slope / here.gain
 
-        slope = tiled(16 * y_hat.shape[1], 16 * y_hat.shape[2], tile, torch.empty_like(y_hat)[None], 16)[0]
+        with torch.autocast("cpu", enabled=False):  # that of whoever calls
+            slope = tiled(16 * y_hat.shape[1], 16 * y_hat.shape[2], tile, torch.empty_like(y_hat)[None], 16)[0]
         return slope[:, rows.start - first : rows.stop - first]
 
     def _decoded(self, y_hat: Tensor, steps: Steps) -> tuple[Tensor, Back]:
@@ -372,11 +374,10 @@ class Networks:
                 return self.transforms.g_a(x, here.quality) * here.gain
 
         halo_px = 64 * -(-self.spec.encoder_blocks // 8)  # a block looks 8 px further, and z wants multiples of 64
-        return tiled(rgb.shape[0], rgb.shape[1], tile, self._empty_latents(rgb.shape[:2]), 16, halo_px)
-
-    def _empty_latents(self, shape: tuple[int, ...]) -> Tensor:
-        grid = Grid.of(*shape[:2])
-        return torch.empty(1, self.model.spec["latent"], 4 * grid.z_height, 4 * grid.z_width, device=self.device)
+        grid = Grid.of(*rgb.shape[:2])
+        y = torch.empty(1, self.spec.latent, 4 * grid.z_height, 4 * grid.z_width, device=self.device)
+        with torch.autocast("cpu", enabled=False):  # that of whoever calls
+            return tiled(rgb.shape[0], rgb.shape[1], tile, y, 16, halo_px)
 
     @torch.no_grad()
     def picture(self, y_hat: Tensor, symbols: Symbols, precision: str = "fp32") -> np.ndarray:
