@@ -15,6 +15,7 @@ from pipeline.nn.freeze import FrozenTransforms
 from pipeline.nn.hyperprior import pad_to
 from pipeline.nn.spec import HyperpriorSpec
 from pipeline.nn.transforms import AnalysisTransform
+from tests.codecs.test_tiles import HAS_BF16
 from tests.golden.add import FOLDER as GOLDEN
 
 needs_onednn = pytest.mark.skipif(not tiles.multiplies_rows(), reason="oneDNN is not at home here, modules are used")
@@ -25,6 +26,8 @@ def way(request: pytest.FixtureRequest) -> str:
     """All the ways there are, whichever is the fastest here."""
     if request.param == "bytes" and compiled_rows() is None:
         pytest.skip("this CPU does not multiply bytes; in fp32 the same is looked at")
+    if request.param == "bf16" and not HAS_BF16:
+        pytest.skip("this CPU has no instruction for bf16; in fp32 the same is looked at")
     found: str = request.param
     return found
 

@@ -30,7 +30,8 @@ SPEC = TrainSpec(
     steps=6, batch=2, crop_px=64, large_crop_px=64, warmup_steps=2, save_every_steps=2, validate_every_steps=6,
     holdout=1, klt_patches=400, model=TileSpec(levels=2, tile_px=16, width=8, latent=24),
 )  # fmt: skip
-# AdamW: Muon orthogonalises in bfloat16, which makes of the order of sums, 1e-6 of a gradient, a tenth of the way.
+# AdamW: Muon orthogonalises in bfloat16, which makes of the order of sums, 1e-6 of a gradient, 0.2 to
+# 2 % of the way, by CPU, and of this model a tenth.
 SUPERRES = replace(
     SPEC, model=SuperresSpec(width=8, blocks=1, anchors=3), degrade=DegradeSpec(codec=0.4, realistic=0.4),
     optimizer="adamw",
@@ -66,7 +67,7 @@ def _work_exactly(settings: dict[str, Any]) -> None:
 
 @pytest.mark.ray
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("spec", [SPEC, SUPERRES], ids=lambda spec: spec.model.kind)
+@pytest.mark.parametrize("spec", [replace(SPEC, optimizer="adamw"), SUPERRES], ids=lambda spec: spec.model.kind)
 def test_two_workers_train_what_one_trains(spec, folder, tmp_path, small_ray, exact):
     source = open_source(str(folder))
     alone = trainer_of(spec)(spec, read_photos(source, str(folder), 100), tmp_path / "one")
@@ -75,7 +76,7 @@ def test_two_workers_train_what_one_trains(spec, folder, tmp_path, small_ray, ex
     training.fit(spec, source, None, out=str(tmp_path / "two"), limit_mpx=100, workers=2)
     found = checkpoint(tmp_path / "two")
     assert found["step"] == spec.steps
-    # 0.002 as measured; 0.4 where workers draw noise of their own, 1.1 where gradients are not shared.
+    # 1e-5 as measured; 0.4 where workers draw noise of their own, 1.1 where gradients are not shared.
     assert _distance(found["model"], alone.model.state_dict()) < 0.02 * _distance(alone.model.state_dict(), start)
 
 
