@@ -12,7 +12,7 @@ def test_what_is_made_up_is_an_archive_that_the_planner_believes(tmp_path):
 
 
 def test_memory_of_planning_is_bounded_per_row(tmp_path):
-    rows = 20_000
+    rows = 100_000
     planning.make_archive(tmp_path, planning.items_of(rows))
     found = planning._apart("measured_plan", str(tmp_path), rows, 0)
     assert found["found"] == 0
