@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
+import importlib
+import logging
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
-import numba
+
+def right(name: str, agrees: Callable[[ModuleType], bool], who: str) -> ModuleType | None:
+    """The module `name` of what is compiled; None where there is no Numba, it fails, or nothing `agrees` with it.
+
+    Then `who` goes on without, and the log says why.
+    """
+    try:
+        made = importlib.import_module(name)
+        agreed = agrees(made)
+    except ImportError:
+        return None
+    except MemoryError:
+        raise  # another time there may be enough
+    except Exception as error:  # whatever LLVM has to say
+        logging.getLogger(__name__).warning("%s go on without Numba, which failed: %s", who, error)
+        return None
+    if not agreed:
+        logging.getLogger(__name__).warning("%s go on without Numba, whose results for this processor are wrong", who)
+        return None
+    return made
 
 
 def compiled(signature: str, function: Callable[..., Any], fastmath: bool = False) -> Callable[..., Any]:
@@ -13,6 +35,8 @@ def compiled(signature: str, function: Callable[..., Any], fastmath: bool = Fals
 
     Without what was kept where there is no folder to write to, the disk is full or a file of it is cut short.
     """
+    import numba
+
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
     try:
         return numba.njit(signature, cache=True, **options)(function)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from functools import cache
 from types import ModuleType
 
@@ -10,27 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.compiling import right
 from pipeline.nn.codes import CODE_LIMIT, SPATIAL_LIMIT, coded, gate
 
 
 @cache
 def bytewise() -> ModuleType | None:
     """`bytes_compiled`, some times as fast as torch; None without it."""
-    try:
-        from pipeline.nn import bytes_compiled
-
-        agreed = _agrees(bytes_compiled)
-    except ImportError:
-        return None
-    except MemoryError:
-        raise  # another time there may be enough
-    except Exception as error:  # whatever LLVM has to say
-        logging.getLogger(__name__).warning("decoders go on without Numba, which failed: %s", error)
-        return None
-    if not agreed:
-        logging.getLogger(__name__).warning("decoders go on without Numba, whose results for this processor are wrong")
-        return None
-    return bytes_compiled
+    return right("pipeline.nn.bytes_compiled", _agrees, "decoders")
 
 
 def _agrees(made: ModuleType) -> bool:

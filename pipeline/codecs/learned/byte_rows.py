@@ -7,7 +7,6 @@ chooses what is: rounding moves latents by up to three hundredths of a quantiser
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from functools import cache
 from types import ModuleType
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.codecs.learned.rows import depthwise, matrix
+from pipeline.compiling import right
 from pipeline.nn.codes import PLAIN, multiplies_bytes
 from pipeline.nn.layers import DepthConvBlock
 from pipeline.nn.parted import over_rows, strips
@@ -28,23 +28,7 @@ MOST = 127
 @cache
 def compiled_rows() -> ModuleType | None:
     """`rows_compiled`, where a CPU multiplies bytes and there is Numba."""
-    if not multiplies_bytes():
-        return None
-    try:
-        from pipeline.codecs.learned import rows_compiled
-
-        agreed = _agrees(rows_compiled)
-    except ImportError:
-        return None
-    except MemoryError:
-        raise  # another time there may be enough
-    except Exception as error:  # whatever LLVM has to say
-        logging.getLogger(__name__).warning("encoders go on without bytes, for Numba failed: %s", error)
-        return None
-    if not agreed:
-        logging.getLogger(__name__).warning("encoders go on without bytes, for results of Numba are wrong here")
-        return None
-    return rows_compiled
+    return right("pipeline.codecs.learned.rows_compiled", _agrees, "encoders") if multiplies_bytes() else None
 
 
 def _agrees(made: ModuleType) -> bool:

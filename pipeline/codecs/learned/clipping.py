@@ -7,7 +7,6 @@ Karczewicz et al., "VVC In-Loop Filters", IEEE Trans. Circuits and Systems for V
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from functools import cache
 from types import ModuleType
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.codecs.learned.wiener import PAIRS, RADIUS
+from pipeline.compiling import right
 
 STRIP_PX = 1 << 18
 
@@ -77,19 +77,7 @@ def _add(out: Tensor, seen: Tensor, limits: Sequence[int], taps: Tensor) -> None
 @cache
 def _compiled() -> ModuleType | None:
     """The same, some times as fast, where there is Numba and what it compiles is right."""
-    try:
-        from pipeline.codecs.learned import clipping_compiled
-
-        agreed = _agrees(clipping_compiled)
-    except ImportError:
-        return None
-    except Exception as error:  # whatever LLVM has to say
-        logging.getLogger(__name__).warning("filters go on without Numba, which failed: %s", error)
-        return None
-    if not agreed:
-        logging.getLogger(__name__).warning("filters go on without Numba, whose sums for this processor are wrong")
-        return None
-    return clipping_compiled
+    return right("pipeline.codecs.learned.clipping_compiled", _agrees, "filters")
 
 
 def _agrees(made: ModuleType) -> bool:
