@@ -24,11 +24,16 @@ def strips(rows: int) -> list[slice]:
     return [slice(first, min(first + step, rows)) for first in range(0, rows, step)]
 
 
-def over_rows(function: Callable[..., None], rows: tuple[Tensor | np.ndarray, ...], *others: Any) -> None:
-    """`function` of arrays that have a row each for every position, and of others that all rows share."""
+def over_rows(
+    function: Callable[..., None], rows: tuple[Tensor | np.ndarray, ...], *others: Any, least: int = LEAST_ROWS
+) -> None:
+    """`function` of arrays that have a row each for every position, and of others that all rows share.
+
+    By several threads if there are `least` rows for each.
+    """
     arrays = [each.numpy() if isinstance(each, Tensor) else each for each in rows]
     count, threads = len(arrays[0]), torch.get_num_threads()
-    parts = min(threads, count // LEAST_ROWS)
+    parts = min(threads, count // least)
     if parts < 2:
         function(*arrays, *others)
         return

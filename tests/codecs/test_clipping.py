@@ -10,7 +10,7 @@ import torch
 
 from pipeline import compiling
 from pipeline.codecs.learned import clipping
-from pipeline.codecs.learned.filtering import filtered, kernel_of
+from pipeline.codecs.learned.filters import Filter
 from pipeline.codecs.learned.wiener import PAIRS
 from tests.codecs.test_wiener import CPU, by_the_book, random_filter
 
@@ -34,14 +34,14 @@ def test_brightness_is_rounded_down_as_integers_are():
     assert clipping.brightness(levels[:, :1]).tolist() == [0, 2040, 1, 0]
 
 
-@pytest.mark.parametrize("fault", ["missing", "broken", "wrong add", "wrong pairs"])
+@pytest.mark.parametrize("fault", ["missing", "broken", "wrong filtered", "wrong pairs"])
 def test_filters_do_without_numba_where_it_is_missing_or_wrong(fault, monkeypatch, caplog):
     def broken(*_: object) -> None:
         raise RuntimeError("LLVM says no")
 
-    assert clipping._compiled() is not None
-    clipping._compiled.cache_clear()
-    name = "pipeline.codecs.learned.clipping_compiled"
+    assert clipping.compiled_filters() is not None
+    clipping.compiled_filters.cache_clear()
+    name = "pipeline.codecs.learned.filters_compiled"
     if fault == "missing":
         monkeypatch.setitem(sys.modules, name, None)
     elif fault == "broken":
@@ -49,13 +49,13 @@ def test_filters_do_without_numba_where_it_is_missing_or_wrong(fault, monkeypatc
         monkeypatch.setattr(compiling, "compiled", broken)
     else:
         monkeypatch.setattr(sys.modules[name], fault.removeprefix("wrong "), lambda *_: None)
-    monkeypatch.delattr("pipeline.codecs.learned.clipping_compiled", raising=False)
+    monkeypatch.delattr("pipeline.codecs.learned.filters_compiled", raising=False)
     try:
         levels = np.random.default_rng(3).uniform(0, 255, (20, 64, 3)).astype(np.float32)
         wiener = random_filter(4)
-        found = filtered(torch.from_numpy(levels), kernel_of(wiener, CPU)).round().clamp(0, 255).byte().numpy()
+        found = Filter(wiener, CPU)(torch.from_numpy(levels)).round().clamp(0, 255).byte().numpy()
         assert np.array_equal(found, by_the_book(wiener, levels))
-        assert clipping._compiled() is None
+        assert clipping.compiled_filters() is None
         assert ("filters go on without Numba" in caplog.text) == (fault != "missing")
     finally:
-        clipping._compiled.cache_clear()
+        clipping.compiled_filters.cache_clear()

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from pipeline.codecs.learned.filtering import Evidence, filtered, kernel_of, limits_at
+from pipeline.codecs.learned.filtering import Evidence, limits_at
+from pipeline.codecs.learned.filters import Filter
 from tests.codecs import made_static
 from tests.codecs.test_wiener import CPU, random_filter
 
@@ -32,14 +33,14 @@ def test_least_squares_find_what_was_done_to_a_picture():
     """A picture whose error is a known filter of it, seen by a fifth of its rows, all but loses it."""
     levels = made_static.photos()[1][:240, :320].astype(np.float32)
     done = random_filter(1, largest=20, shift=9, limits=limits_at(1.0))
-    wanted = filtered(torch.from_numpy(levels), kernel_of(done, CPU))
+    wanted = Filter(done, CPU)(torch.from_numpy(levels))
     x_hat, x = (torch.as_tensor(part).permute(2, 0, 1)[None] / 255 for part in (levels, wanted))
     evidence = Evidence(240, 320, gray=False, quality=1.0, largest=1024)
     evidence.share = 0.2
     evidence.add(x_hat, x, torch.tensor([1e7]))
     found = evidence.filter()
     assert found is not None
-    after = filtered(torch.from_numpy(levels), kernel_of(found, CPU))
+    after = Filter(found, CPU)(torch.from_numpy(levels))
     before = (torch.from_numpy(levels) - wanted)[2:-2, 2:-2].square().mean()
     assert (after - wanted)[2:-2, 2:-2].square().mean() < 0.02 * before
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pipeline.bitstream import container
-from pipeline.codecs.learned import adaptive, clipping, networks, symbols, synthesis, tiles, together
-from pipeline.codecs.learned.filtering import Evidence, expected, filtered, kernel_of
+from pipeline.codecs.learned import adaptive, clipping, filters, networks, symbols, synthesis, tiles, together
+from pipeline.codecs.learned.filtering import Evidence
+from pipeline.codecs.learned.filters import Filter, expected
 from pipeline.codecs.learned.hyperprior import Hyperprior
 from pipeline.codecs.learned.static import Transfer
 from pipeline.codecs.learned.wiener import Wiener, groups_of
@@ -94,27 +95,35 @@ def test_the_filter_is_what_the_format_says_to_the_last_bit(colours, limits, num
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
     if not numba:
-        monkeypatch.setattr(clipping, "_compiled", lambda: None)
+        without_numba(monkeypatch)
     elif device == "cpu":
-        assert clipping._compiled() is not None
+        assert clipping.compiled_filters() is not None
     for seed, (height, width) in enumerate([(16, 16), (48, 64), (33, 400), (7, 1032)]):
         levels = np.random.default_rng(seed).uniform(-20, 275, (height, width, colours)).astype(np.float32)
         wiener = random_filter(seed, colours, limits=limits)
-        kernel = kernel_of(wiener, torch.device(device))
-        found = filtered(torch.from_numpy(levels).to(device), kernel).round().clamp(0, 255).byte().cpu().numpy()
+        behind = Filter(wiener, torch.device(device))
+        found = behind(torch.from_numpy(levels).to(device)).round().clamp(0, 255).byte().cpu().numpy()
         assert np.array_equal(found, by_the_book(wiener, levels))
 
 
+def without_numba(monkeypatch) -> None:
+    for module in (clipping, filters):
+        monkeypatch.setattr(module, "compiled_filters", lambda: None)
+
+
 @pytest.mark.parametrize("colours", [1, 3])
-def test_filters_as_large_as_any_may_be_are_exact_in_float32(colours):
+@pytest.mark.parametrize("numba", [True, False])
+def test_filters_as_large_as_any_may_be_are_exact_in_float32(colours, numba, monkeypatch):
     """Filters whose sums come to just below 2^24, on levels from end to end."""
+    if not numba:
+        without_numba(monkeypatch)
     for seed in range(4):
         large = max((random_filter(seed, colours, largest) for largest in range(20, 600, 3)), key=_size_if_exact)
         assert 0.9 * 2**24 < _size_if_exact(large) < 2**24
-        kernel = kernel_of(large, CPU)
-        assert kernel.linear.dtype == torch.float32
+        behind = Filter(large, CPU)
+        assert numba or behind._by.linear.dtype == torch.float32
         levels = np.random.default_rng(seed).choice([0.0, 255.0, 254.875], (24, 64, colours)).astype(np.float32)
-        found = filtered(torch.from_numpy(levels), kernel).round().clamp(0, 255).byte().numpy()
+        found = behind(torch.from_numpy(levels)).round().clamp(0, 255).byte().numpy()
         assert np.array_equal(found, by_the_book(large, levels))
 
 
@@ -126,20 +135,21 @@ def _size_if_exact(wiener: Wiener) -> int:
     return int((2040 * np.abs(wiener.kernel).sum((1, 2, 3)) + clipped).max())
 
 
-def test_strips_and_a_lower_precision_of_products_do_not_change_it(monkeypatch):
+def test_strips_threads_and_a_lower_precision_of_products_do_not_change_it(monkeypatch):
     levels = torch.from_numpy(np.random.default_rng(3).uniform(0, 255, (60, 320, 3)).astype(np.float32))
     wiener = random_filter(4)
-    kernel = kernel_of(wiener, CPU)
-    assert kernel.linear.dtype == torch.float32
-    whole = filtered(levels, kernel)
-    monkeypatch.setattr(clipping, "_compiled", lambda: None)
+    whole = Filter(wiener, CPU)(levels)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert torch.equal(Filter(wiener, CPU)(levels), whole)
+    without_numba(monkeypatch)
+    assert torch.equal(Filter(wiener, CPU)(levels), whole)
     monkeypatch.setattr(clipping, "STRIP_PX", 2000)
-    monkeypatch.setattr("pipeline.codecs.learned.filtering.STRIP_FLOATS", 5000)
-    assert torch.equal(filtered(levels, kernel_of(wiener, CPU)), whole)
+    monkeypatch.setattr(filters, "STRIP_FLOATS", 5000)
+    assert torch.equal(Filter(wiener, CPU)(levels), whole)
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
-    kernel = kernel_of(wiener, CPU)
-    assert kernel.linear.dtype == torch.float64
-    assert torch.equal(filtered(levels, kernel), whole)
+    behind = Filter(wiener, CPU)
+    assert behind._by.linear.dtype == torch.float64
+    assert torch.equal(behind(levels), whole)
 
 
 @settings(max_examples=60, deadline=None)
@@ -242,11 +252,14 @@ def test_a_large_picture_is_judged_by_rows_of_all_its_regions(codec, photo, monk
 
 
 @pytest.mark.parametrize("colours", [1, 3])
-def test_encoders_expect_what_decoders_do(colours):
+@pytest.mark.parametrize("numba", [True, False])
+def test_encoders_expect_what_decoders_do(colours, numba, monkeypatch):
+    if not numba:
+        without_numba(monkeypatch)
     rgb = made_static.photos()[0][:200, :304]
     rgb = rgb if colours == 3 else rgb[..., 1:2].repeat(3, axis=2)
     wiener = random_filter(2, colours)
-    of_decoder = filtered(torch.from_numpy(rgb[..., :colours].astype(np.float32)), kernel_of(wiener, CPU))
+    of_decoder = Filter(wiener, CPU)(torch.from_numpy(rgb[..., :colours].astype(np.float32)))
     x_hat = torch.from_numpy(rgb.copy()).permute(2, 0, 1)[None] / 255
     of_encoder = expected(x_hat, wiener)[0].permute(1, 2, 0) * 255
     assert (of_encoder - of_decoder).abs().max() < 1e-3

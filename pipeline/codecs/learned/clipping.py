@@ -33,7 +33,7 @@ def clipped_pairs(rows: Tensor, limits: Sequence[float]) -> Tensor:
     """What both of each pair have more than their centre, each within each limit, of five `rows` (n, 5, W) at a time,
     contiguous float32: (limits, 12, n, W - 4).
     """
-    made = _compiled() if rows.device.type == "cpu" else None
+    made = compiled_filters() if rows.device.type == "cpu" else None
     if made is None:
         return _clipped_pairs(rows, limits)
     out = rows.new_empty(len(limits), len(PAIRS), len(rows), rows.shape[2] - 2 * RADIUS)
@@ -55,42 +55,46 @@ def add_clipped(out: Tensor, seen: Tensor, limits: Sequence[int], taps: np.ndarr
     """Adds `taps` (limits, 12, C) times clipped pairs of `seen` (H + 4, W + 4), integers, to `out` (H, W, C), all
     float32.
     """
-    made = _compiled() if out.device.type == "cpu" else None
-    factors = np.ascontiguousarray(taps, np.float32)
-    if made is not None:
-        made.add(out.numpy(), seen.numpy(), np.array(limits, np.float32), factors, np.array(PAIRS))
-    else:
-        _add(out, seen, limits, torch.from_numpy(factors).to(out.device))
-
-
-def _add(out: Tensor, seen: Tensor, limits: Sequence[int], taps: Tensor) -> None:
+    factors = torch.from_numpy(np.ascontiguousarray(taps, np.float32)).to(out.device)
     height, width, _ = out.shape
     rows = seen.unfold(0, 2 * RADIUS + 1, 1).transpose(1, 2)
     together = max(1, STRIP_PX // width)
     for top in range(0, height, together):
         strip = out[top : top + together]
-        for within, factors in zip(_clipped_pairs(rows[top : top + together], limits), taps, strict=True):
-            for pair, factor in zip(within, factors, strict=True):
+        for within, by in zip(_clipped_pairs(rows[top : top + together], limits), factors, strict=True):
+            for pair, factor in zip(within, by, strict=True):
                 strip.addcmul_(pair[..., None], factor)
 
 
 @cache
-def _compiled() -> ModuleType | None:
-    """The same, some times as fast, where there is Numba and what it compiles is right."""
-    return right("pipeline.codecs.learned.clipping_compiled", _agrees, "filters")
+def compiled_filters() -> ModuleType | None:
+    """`filters_compiled`, some times as fast as torch, where there is Numba and what it compiles is right."""
+    return right("pipeline.codecs.learned.filters_compiled", _agrees, "filters")
 
 
 def _agrees(made: ModuleType) -> bool:
-    """On rows that are more than what is compiled takes at once."""
+    """On rows and columns that are more than what is compiled takes at once."""
     random, limits, pairs = np.random.default_rng(0), np.array((16, 64), np.float32), np.array(PAIRS)
     rows = torch.from_numpy(random.integers(0, 200, (3, 5, 604)).astype(np.float32))
     given, wanted = torch.zeros(2, len(PAIRS), 3, 600), _clipped_pairs(rows, (16, 64))
     made.pairs(rows.numpy(), limits, pairs, given.numpy())
     agreed = torch.equal(given, wanted)
     for colours in (1, 3):
-        taps = random.integers(-9, 10, (2, len(PAIRS), colours)).astype(np.float32)
-        given, wanted = torch.zeros(11, 600, colours), torch.zeros(11, 600, colours)
-        made.add(given.numpy(), rows.view(15, 604).numpy(), limits, taps, pairs)
-        _add(wanted, rows.view(15, 604), (16, 64), torch.from_numpy(taps))
-        agreed = agreed and torch.equal(given, wanted)
+        levels = random.integers(-9, 300, (30, 300, colours)).astype(np.float32)
+        centre, taps, clipped = (
+            random.integers(-9, 10, size).astype(np.float32) for size in ((3, 3), (12, 3, 3), (12, 2, 3))
+        )
+        found = np.zeros((30, 300 * colours), np.float32)
+        how = colours == 1, 1.0, 250.0, 0.5, centre, taps, limits, clipped, pairs
+        made.filtered(found, np.arange(30), levels.reshape(30, -1), *how)
+        padded = np.pad(levels.clip(0, 250), [(RADIUS, RADIUS), (RADIUS, RADIUS), (0, 0)], mode="edge")
+        around = np.lib.stride_tricks.sliding_window_view(padded, (30, 300), (0, 1))  # (5, 5, C, 30, 300)
+        sums = np.einsum("dhw,dc->hwc", around[RADIUS, RADIUS], centre[:colours, :colours])
+        for (down, right_), of in zip(PAIRS, taps, strict=True):
+            both = around[RADIUS + down, RADIUS + right_] + around[RADIUS - down, RADIUS - right_]
+            sums += np.einsum("dhw,dc->hwc", both, of[:colours, :colours])
+        wanted = torch.from_numpy(np.ascontiguousarray(sums))
+        bright = brightness(torch.from_numpy(padded))
+        add_clipped(wanted, bright, (16, 64), clipped[:, :, :colours].transpose(1, 0, 2))
+        agreed = agreed and np.array_equal(found.reshape(sums.shape), wanted.numpy() * 0.5)
     return agreed

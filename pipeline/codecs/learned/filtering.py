@@ -1,21 +1,17 @@
-"""Finding the Wiener filter of a picture, and applying it: exact in any order of summation, on every device."""
+"""Finding the Wiener filter of a picture."""
 
 from __future__ import annotations
 
 import copy
 import math
-from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from pipeline.codecs.learned.clipping import add_clipped, brightness, clipped_pairs
+from pipeline.codecs.learned.clipping import brightness, clipped_pairs
 from pipeline.codecs.learned.wiener import (
     LEVEL_LIMIT,
-    LEVEL_UNITS,
     LIMIT_UNITS,
     MOST_LIMITS,
     PAIRS,
@@ -39,107 +35,12 @@ HEAD_BITS = 8 * 10
 """Of a section: its head, and what whole words waste."""
 COLUMNS = 22
 """Of a product of a matrix with itself, of which half is needed."""
-BLOCK_PX, STRIP_FLOATS = 8, 1 << 17
-"""What a product takes of a row, and how much of a picture is in the cache while it does."""
-WIDEST = BLOCK_PX + 2 * RADIUS
-
-
-class Kernel(NamedTuple):
-    """A filter in floats, whose integers are multiples of a power of two.
-
-    linear (5, 12 C, 8 C): what each pixel of 12 in a row adds to 8 of a row, for each of five rows; a level is 1.
-    limits, clipped (limits, 12, C): of clipped pairs, in eighths of a level.
-    """
-
-    linear: Tensor
-    limits: tuple[int, ...]
-    clipped: np.ndarray
-
-
-def filtered(levels: Tensor, kernel: Kernel) -> Tensor:
-    """Levels (H, W, C) on 0 .. 255, float32, through `kernel_of` a filter; W is a multiple of 8. Neither rounded nor
-    clamped; what lies outside is as the edge.
-
-    A product of 8 pixels of a row with their 12 neighbours of each of five rows, since no library promises how it
-    sums up a convolution.
-    """
-    height, width, colours = levels.shape
-    whole = (levels * LEVEL_UNITS).round_().clamp_(0, LEVEL_LIMIT)
-    padded = kernel.linear.new_empty(height + 2 * RADIUS, width + 2 * RADIUS, colours)
-    inside = padded[RADIUS:-RADIUS]
-    inside[:, RADIUS:-RADIUS], inside[:, :RADIUS], inside[:, -RADIUS:] = whole, whole[:, :1], whole[:, -1:]
-    padded[:RADIUS], padded[-RADIUS:] = inside[0], inside[-1]
-    blocks = padded.view(len(padded), -1).unfold(1, WIDEST * colours, BLOCK_PX * colours)
-    _, across, reads = blocks.shape
-    out = levels.new_empty(height * across, BLOCK_PX * colours)
-    first, *others = kernel.linear.unbind()
-    rows = height if levels.is_cuda else max(1, STRIP_FLOATS // (across * reads))
-    for top in range(0, height, rows):
-        bottom = min(top + rows, height)
-        seen, size = blocks[top : bottom + 2 * RADIUS].reshape(-1, reads), (bottom - top) * across
-        total = seen[:size].mm(first)
-        for down, taps in enumerate(others, 1):
-            total.addmm_(seen[down * across : down * across + size], taps)
-        out[top * across : bottom * across] = total
-    out = out.view(height, width, colours)
-    if kernel.limits:
-        add_clipped(out, brightness(padded).float(), kernel.limits, kernel.clipped)
-    return out
-
-
-def expected(x_hat: Tensor, wiener: Wiener | None) -> Tensor:
-    """A decoded picture (1, 3, H, W) on 0 .. 1 as its filter will leave it, in floats: for an encoder's errors."""
-    if wiener is None:
-        return x_hat
-    unit = 0.5**wiener.shift / LEVEL_LIMIT
-    kernel = torch.from_numpy(wiener.kernel * unit).to(x_hat.device, torch.float32)
-    seen = x_hat[:, : len(wiener.taps)].float().mul(LEVEL_LIMIT).round_().clamp_(0, LEVEL_LIMIT)
-    seen = F.pad(seen, (RADIUS,) * 4, mode="replicate")
-    with torch.autocast(x_hat.device.type, enabled=False):
-        out = F.conv2d(seen, kernel)
-    if wiener.limits:
-        bright = brightness(seen[0].permute(1, 2, 0))
-        add_clipped(out[0].permute(1, 2, 0), bright, _eighths(wiener), wiener.clipped * unit)
-    return out.expand(-1, 3, -1, -1)
-
-
-def kernel_of(wiener: Wiener, device: torch.device) -> Kernel:
-    """Of a filter, for `filtered` on that device."""
-    taps, colours = wiener.kernel, len(wiener.taps)
-    out = np.zeros((2 * RADIUS + 1, WIDEST, colours, BLOCK_PX, colours))
-    for place in range(BLOCK_PX):
-        for right in range(2 * RADIUS + 1):
-            out[:, place + right, :, place] = taps[:, :, :, right].transpose(2, 1, 0)
-    unit = 1 / (LEVEL_UNITS << wiener.shift)
-    out = out.reshape(2 * RADIUS + 1, WIDEST * colours, BLOCK_PX * colours) * unit
-    exact = device.type == "cpu" and _multiplies_float32()
-    linear = torch.from_numpy(out).to(device, torch.float32 if exact else torch.float64)
-    return Kernel(linear, _eighths(wiener), wiener.clipped * unit)
-
-
-def _eighths(wiener: Wiener) -> tuple[int, ...]:
-    return tuple(LIMIT_UNITS * limit for limit in wiener.limits)
 
 
 def limits_at(quality: float) -> tuple[int, ...]:
     """What encoders choose, in quarters of a level: about the error at that quality, in [0, 1], and four times that."""
     least = round(40 * 2 ** (-1.35 * quality))
     return least, 4 * least
-
-
-def _multiplies_float32() -> bool:
-    """Whether float32 are multiplied as such: torch, or oneDNN by environment, may be told to cut them to bfloat16."""
-    try:
-        return torch.get_float32_matmul_precision() == "highest" and _is_exact_here()
-    except RuntimeError:  # it was told so in another way
-        return False
-
-
-@cache
-def _is_exact_here() -> bool:
-    levels = torch.from_numpy(np.arange(LEVEL_LIMIT - 64 * WIDEST, LEVEL_LIMIT, dtype=np.float32).reshape(64, WIDEST))
-    taps = torch.from_numpy(np.eye(WIDEST, dtype=np.float32) * (2**24 // LEVEL_LIMIT - 1))  # as large as any may be
-    return torch.equal(levels.mm(taps).double(), levels.double().mm(taps.double()))
 
 
 class Evidence:

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.codecs.learned.filtering import filtered, kernel_of
+from pipeline.codecs.learned.filters import Filter
 from pipeline.codecs.learned.steps import Steps
 from pipeline.codecs.learned.tiles import HALO_PX, tiled
 from pipeline.codecs.learned.weights import FrozenModel
@@ -56,10 +56,10 @@ class Synthesis:
                     x_hat = self.g_s(here.in_pixel_units(part), here.quality)
                     x_hat = tinted(x_hat, gray)[:, : 1 if gray else 3]
                 levels = x_hat[0].permute(1, 2, 0) * 255
-            return _bytes(levels if kernel is None else filtered(levels, kernel)).permute(2, 0, 1)[None]
+            return _bytes(levels if behind is None else behind(levels)).permute(2, 0, 1)[None]
 
         with torch.autocast(self.device.type, enabled=False):  # not that of whoever calls
-            kernel = None if wiener is None else kernel_of(wiener, self.device)
+            behind = None if wiener is None else Filter(wiener, self.device)
             tiled(*padded, tile, out, 1, halo_px)
         return np.ascontiguousarray(out[0, :, :height_px, :width_px].permute(1, 2, 0).cpu().numpy())
 

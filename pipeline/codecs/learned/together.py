@@ -28,7 +28,8 @@ from torch import Tensor
 from pipeline.codecs.base import Symbols
 from pipeline.codecs.learned import hyper_latents
 from pipeline.codecs.learned.analysis import padded
-from pipeline.codecs.learned.filtering import Evidence, expected
+from pipeline.codecs.learned.filtering import Evidence
+from pipeline.codecs.learned.filters import expected
 from pipeline.codecs.learned.quantise import PASSES, PASSES_TO_BE_EXACT, pulls, trusted, worth_in
 from pipeline.codecs.learned.slopes import by_autograd
 from pipeline.codecs.learned.steps import Steps
