@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.compiling import right
+from pipeline.nn import ends
 from pipeline.nn.codes import CODE_LIMIT, SPATIAL_LIMIT, coded, gate
 
 
@@ -54,7 +55,34 @@ def _agrees(made: ModuleType) -> bool:
     floats = [(entering, _held(in_units)), (sums, with_more), (leaving, _held(with_more * by))]
     floats += [(spread, spreading), (spread_taped, spreading), (gates, gating)]
     same = all(torch.equal(torch.from_numpy(given), right) for given, right in floats)
-    return same and torch.equal(torch.from_numpy(codes), wanted)
+    return same and torch.equal(torch.from_numpy(codes), wanted) and _ends_agree(made)
+
+
+def _ends_agree(made: ModuleType) -> bool:
+    random = torch.Generator().manual_seed(0)
+
+    def some(*size: int, most: float = 200.0) -> Tensor:
+        return (torch.rand(size, generator=random) - 0.5).mul_(2 * most)
+
+    height, width, channels = 3, 2, ends.FINE_CHANNELS + 24
+    asinh, entry = some(2 * ends.ASINH_LIMIT + 1, most=9), some(channels, most=16).abs_()
+    steps, fine = some(6, channels), some(24, 192).round_().div_(2)
+    steps[:, :4] = torch.tensor([[0.5, -1.5, 1e9, -1e9]])
+    same = torch.equal(ends.rounded(made, fine), ends.rounded(None, fine.clone()))
+    high, low = some(6, 768), some(6, 768)
+    pictures = torch.empty(2, height, 16, 48 * width)
+    for by, picture in zip((made, None), pictures, strict=True):
+        ends.joined(by, high.clone(), low, fine, picture)
+    same = same and torch.equal(*pictures)
+    for count in (1, 6):
+        factors = some(count, channels, most=100).abs_(), some(count, channels, most=200).abs_()
+        for factor in factors:
+            factor[:, :4] = 1
+        read = [ends.latents(by, steps, *factors, asinh, entry) for by in (made, None)]
+        same = same and all(map(torch.equal, *read))
+        h, factor = some(6, 4 * channels), factors[0]
+        same = same and torch.equal(*(ends.laid_out(by, h, factor, height, width) for by in (made, None)))
+    return same
 
 
 def _held(x: Tensor) -> Tensor:

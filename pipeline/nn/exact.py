@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pipeline.errors import BitstreamError
-from pipeline.nn import integer
+from pipeline.nn import ends, integer
 from pipeline.nn.bytewise import bytewise
 from pipeline.nn.codes import (
     CODE_LIMIT,
@@ -38,18 +38,13 @@ from pipeline.nn.codes import (
     power,
     require_exact,
 )
+from pipeline.nn.ends import ASINH_BITS, ASINH_LIMIT, ASINH_UNITS, FINE_CHANNELS, Y_UNITS
 from pipeline.nn.layers import DepthConvBlock
 from pipeline.nn.parted import over_rows, strips
 from pipeline.nn.spec import HyperpriorSpec
 from pipeline.nn.transforms import FREE, SynthesisTransform
 
 PREFIX = "exact."
-Y_UNITS, Y_HIGH, Y_LIMIT = 1 << 10, 1 << 7, 16319
-"""The KLT reads latents in units of 2^-10, as 128 times a byte plus another one."""
-FINE_CHANNELS = 128
-"""The strongest, whose weights have 8 more bits."""
-ASINH_UNITS, ASINH_LIMIT, ASINH_BITS = 128, 16383, 12
-"""asinh is read from a table of its argument in units of 1/128, and is in units of 2^-12."""
 LOG2_UNITS = 1 << 16
 """Gains and modulations are powers of two whose exponents are in units of 2^-16."""
 FACTOR_LEAST, FACTOR_LIMIT, SHIFT_LIMIT, LOG2_LIMIT = 1e-9, 1e6, 40, 30
@@ -57,6 +52,8 @@ FACTOR_LEAST, FACTOR_LIMIT, SHIFT_LIMIT, LOG2_LIMIT = 1e-9, 1e6, 40, 30
 KEPT_QUALITIES = 128
 STRIP_POSITIONS = 1536
 """So many positions at a time have what is between the two products of a feed-forward in the cache."""
+STRIP_LATENTS = 192
+"""The same of what becomes pixels."""
 TAPE_OF_SPREAD, TAPE_OF_GATES = 100, (255, 256)
 """What is one in tapes."""
 
@@ -174,11 +171,12 @@ class ExactSynthesis:
         own = {name.removeprefix(PREFIX): value for name, value in arrays.items() if name.startswith(PREFIX)}
         _require_fitting(own, spec)
         self.device, self.tables = device, {name: own[name] for name in ("log2_gain", "log2_modulation", "y_std")}
-        self.high, self.low, self.up, self.head = (
-            _linear(own, name, device) for name in ("klt.high", "klt.low", "up", "head")
-        )
+        self.high, self.low, self.head = (_linear(own, name, device) for name in ("klt.high", "klt.low", "head"))
+        places = np.arange(4 * spec.width).reshape(spec.width, 4).T.ravel()  # of a square, all of one together
+        together = {name: own[name][places] for name in ("up.weight", "up.shift", "up.bias")}
+        self.up = _linear(together, "up", device)
         self.blocks = [_Block(own, str(k), device) for k in range(spec.decoder_blocks)]
-        self.leave, self.entry = (torch.from_numpy(own[f"{x}.rescale"]).to(device) for x in ("head", "up"))
+        self.leave, self.entry = (torch.from_numpy(own[f"{x}.rescale"].copy()).to(device) for x in ("head", "up"))
         self.leaving = own["head.rescale"].copy()  # Numba takes none that may not be written to
         self.asinh = torch.from_numpy(asinh_table()).to(device)
         self._kept: dict[int, list[Tensor]] = {}
@@ -196,54 +194,45 @@ class ExactSynthesis:
             quality_centi: (1,) for all positions, or (1, h, w) for each; integers of 0 to 10,000 of any dtype.
         """
         channels, height, width = y_hat.shape
+        made = bytewise() if y_hat.device.type == "cpu" else None
         to_klt, to_asinh, of_h = self.factors(quality_centi)
         steps = y_hat.permute(1, 2, 0).contiguous().view(-1, channels)
-        x_hat = _rows(self._linear(steps * to_klt), height, width, 16).contiguous()
-        h = self.up(self._entered(steps * to_asinh)).view(len(steps), -1, 4).mul_(of_h[..., None])
-        h = h.view(height, width, -1, 2, 2).permute(0, 3, 1, 4, 2).contiguous()
-        fine = self.head(self._through_blocks(h.reshape(1, 2 * height, 2 * width, -1), tapes))
-        x_hat.view(2 * height, 8, 2 * width, 24).add_(_rows(fine, 2 * height, 2 * width, 8))
-        return x_hat.view(16 * height, 16 * width, 3)
+        high, low, entering = ends.latents(made, steps, to_klt, to_asinh, self.asinh, self.entry)
+        x = ends.laid_out(made, self.up(entering), of_h, height, width)
+        codes = self._through_blocks(made, x, 2 * height, tapes)
+        out = torch.empty(height, 16, 48 * width, device=y_hat.device)
+        rows = height if y_hat.is_cuda else max(1, STRIP_LATENTS * torch.get_num_threads() // width)
+        parts = zip(*(part.split(rows * width) for part in (high, low, codes.view(len(steps), -1))), strict=True)
+        for strip, (coarse, rest, fine) in zip(out.split(rows), parts, strict=True):
+            ends.joined(made, self.high(coarse), self.low(rest), self.head(fine.view(4 * len(fine), -1)), strip)
+        return out.view(16 * height, 16 * width, 3)
 
-    def _through_blocks(self, x: Tensor, tapes: list[Tape] | None) -> Tensor:
-        """The bytes (n, C) that enter the head, of x (1, h, w, C), which is overwritten."""
-        made = bytewise() if x.device.type == "cpu" else None
+    def _through_blocks(self, made: ModuleType | None, x: Tensor, height: int, tapes: list[Tape] | None) -> Tensor:
+        """The bytes (n, C) that enter the head, of x (n, C), which is overwritten."""
         if made is None:
             assert tapes is None, "only what is compiled keeps tapes"
+            x = x.view(1, height, -1, x.shape[1])
             for block in self.blocks:
                 x = block(x)
-            return entered(x, self.leave)
-        rows = x.view(-1, x.shape[3])
-        codes = torch.empty(rows.shape, dtype=torch.uint8, device="cpu")
+            return entered(x, self.leave).flatten(0, 2)
+        codes = torch.empty(x.shape, dtype=torch.uint8, device="cpu")
         enters = [block.arrays[-1] for block in self.blocks]
-        over_rows(made.entered, (rows, codes), enters[0])
+        over_rows(made.entered, (x, codes), enters[0])
         leaves = [*enters[1:], self.leaving]
         for block, leave in zip(self.blocks, leaves, strict=True):
-            tape = None if tapes is None else Tape(*rows.shape)
-            block.by(made, rows, codes, x.shape[1], leave, tape)
+            tape = None if tapes is None else Tape(*x.shape)
+            block.by(made, x, codes, height, leave, tape)
             if tapes is not None and tape is not None:
                 tapes.append(tape)
         return codes
 
-    def _linear(self, y: Tensor) -> Tensor:
-        """The KLT: (n, M) in units of 2^-10 to (n, 768)."""
-        y = y.round_().clamp_(-Y_LIMIT, Y_LIMIT)
-        high = (y * (1 / Y_HIGH)).round_()
-        low = torch.cat([y.sub_(high * Y_HIGH), high[:, :FINE_CHANNELS]], dim=1)
-        return self.high(coded(high)).add_(self.low(coded(low)))
-
-    def _entered(self, y: Tensor) -> Tensor:
-        """(n, M) in units of asinh's table to bytes."""
-        place = y.round_().clamp_(-ASINH_LIMIT, ASINH_LIMIT).to(torch.int32).add_(ASINH_LIMIT)
-        return coded(self.asinh.index_select(0, place.view(-1)).view(y.shape).mul_(self.entry))
-
     def factors(self, quality_centi: Tensor) -> list[Tensor]:
-        """What y_hat is multiplied by for the KLT and for asinh, (M,) or (n, M), and what h is, (C,) or (n, C)."""
+        """What y_hat is multiplied by for the KLT and for asinh, (1 or n, M), and what h is, (1 or n, C)."""
         if quality_centi.dim() == 1:
             return self._factors_at(int(quality_centi))
         found, place = quality_centi.reshape(-1).unique(return_inverse=True)
         tables = zip(*(self._factors_at(int(centi)) for centi in found.tolist()), strict=True)
-        return [torch.stack(table).index_select(0, place) for table in tables]
+        return [torch.cat(table).index_select(0, place) for table in tables]
 
     def _factors_at(self, quality_centi: int) -> list[Tensor]:
         kept = self._kept.get(quality_centi)
@@ -253,16 +242,11 @@ class ExactSynthesis:
             exp2(integer.interpolate(self.tables[name], quality_centi)) for name in ("log2_gain", "log2_modulation")
         )
         found = Y_UNITS / gain, ASINH_UNITS / (gain * self.tables["y_std"].astype(np.float64)), modulation
-        made = [torch.from_numpy(x.astype(np.float32)).to(self.device) for x in found]
+        made = [torch.from_numpy(x.astype(np.float32)[None]).to(self.device) for x in found]
         if len(self._kept) >= KEPT_QUALITIES:  # other threads look here, too
             self._kept = {}
         self._kept[quality_centi] = made
         return made
-
-
-def _rows(patches: Tensor, height: int, width: int, side: int) -> Tensor:
-    """Patches (height * width, side * side * 3) as rows of the picture, (height, side, width, side * 3), not copied."""
-    return patches.view(height, width, side, 3 * side).transpose(1, 2)
 
 
 def asinh_table() -> np.ndarray:

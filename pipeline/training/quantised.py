@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pipeline.nn import exact
+from pipeline.nn import ends
 from pipeline.nn.codes import CODE_LIMIT, GATE_ONE, GATE_UNITS, SPATIAL_LIMIT, SPATIAL_WEIGHT_LIMIT, WEIGHT_LIMIT
 from pipeline.nn.exact import LOG2_UNITS, PREFIX
 from pipeline.nn.layers import asinh, by_rows, ste_round
@@ -89,7 +89,7 @@ class QuantisedSynthesis(nn.Module):
         g_s = self.g_s
         entry = y_hat / g_s.y_std
         if self._seen is None:
-            entry = ste_round(entry * exact.ASINH_UNITS) / exact.ASINH_UNITS
+            entry = ste_round(entry * ends.ASINH_UNITS) / ends.ASINH_UNITS
         h = self._product("up", self._coded("up/in", asinh(entry)))
         x = F.pixel_shuffle(h, 2) * modulated(g_s.modulation, quality)
         for k in range(len(g_s.blocks)):
@@ -212,11 +212,11 @@ def _klt(klt: nn.Conv2d) -> dict[str, np.ndarray]:
     """What high bytes of y are multiplied by, and low ones; behind these what high ones of the strongest lack."""
     weight = by_rows(klt.weight[:, :, 0, 0], 16) * 255
     high, shift = _rounded(weight, WEIGHT_LIMIT)
-    rest = ((weight * 2.0 ** shift[:, None] - high) * exact.Y_HIGH).round()
-    lower = shift + round(math.log2(exact.Y_UNITS))
+    rest = ((weight * 2.0 ** shift[:, None] - high) * ends.Y_HIGH).round()
+    lower = shift + round(math.log2(ends.Y_UNITS))
     bias = (by_rows(klt.bias, 16) + 0.5) * 255  # type: ignore[arg-type]
-    return _stored("klt.high", high, lower - round(math.log2(exact.Y_HIGH)), torch.zeros_like(shift)) | _stored(
-        "klt.low", torch.cat([high, rest[:, : exact.FINE_CHANNELS]], dim=1), lower, bias
+    return _stored("klt.high", high, lower - round(math.log2(ends.Y_HIGH)), torch.zeros_like(shift)) | _stored(
+        "klt.low", torch.cat([high, rest[:, : ends.FINE_CHANNELS]], dim=1), lower, bias
     )
 
 

@@ -15,7 +15,7 @@ import torch
 from pipeline.codecs.learned import weights
 from pipeline.codecs.learned.networks import Networks
 from pipeline.errors import BitstreamError
-from pipeline.nn import codes, exact, integer
+from pipeline.nn import codes, ends, exact, integer
 from pipeline.nn.exact import ExactSynthesis
 from pipeline.nn.hyperprior import MeanScaleHyperprior
 from pipeline.nn.spec import HyperpriorSpec
@@ -274,8 +274,8 @@ def test_nothing_that_is_rounded_is_near_a_tie():
         return float(np.abs(x - np.floor(x) - 0.5).min())
 
     assert tie(256 / (1 + np.exp(-np.arange(-1000, 1001) / 16))) > 0.003
-    grid = np.arange(1, exact.ASINH_LIMIT + 1) / exact.ASINH_UNITS
-    assert tie(np.arcsinh(grid) * 2**exact.ASINH_BITS) > 1e-5
+    grid = np.arange(1, ends.ASINH_LIMIT + 1) / ends.ASINH_UNITS
+    assert tie(np.arcsinh(grid) * 2**ends.ASINH_BITS) > 1e-5
     sigmas = np.exp2(np.arange(len(integer.sigmas())) / 512 - 3)
     mantissas, _ = np.frexp(sigmas)
     assert tie(mantissas * 2**24) > 1e-6

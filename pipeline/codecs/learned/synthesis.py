@@ -11,7 +11,8 @@ from pipeline.codecs.learned.steps import Steps
 from pipeline.codecs.learned.tiles import HALO_PX, tiled
 from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.codecs.learned.wiener import Wiener
-from pipeline.nn import exact
+from pipeline.nn import ends, exact
+from pipeline.nn.bytewise import bytewise
 from pipeline.nn.freeze import FrozenTransforms
 from pipeline.nn.spec import HyperpriorSpec
 
@@ -56,9 +57,11 @@ class Synthesis:
                     x_hat = self.g_s(here.in_pixel_units(part), here.quality)
                     x_hat = tinted(x_hat, gray)[:, : 1 if gray else 3]
                 levels = x_hat[0].permute(1, 2, 0) * 255
-            return _bytes(levels if behind is None else behind(levels)).permute(2, 0, 1)[None]
+            levels = levels if behind is None else behind(levels)
+            return ends.rounded(made, levels).permute(2, 0, 1)[None]
 
         with torch.autocast(self.device.type, enabled=False):  # not that of whoever calls
+            made = bytewise() if self.device.type == "cpu" else None
             behind = None if wiener is None else Filter(wiener, self.device)
             tiled(*padded, tile, out, 1, halo_px)
         return np.ascontiguousarray(out[0, :, :height_px, :width_px].permute(1, 2, 0).cpu().numpy())
@@ -73,7 +76,3 @@ def _gray(levels: Tensor) -> Tensor:
     """The mean of (H, W, 3), (H, W, 1), in an order of operations that every device keeps."""
     red, green, blue = levels.unbind(2)
     return red.add(green).add_(blue).mul_(1 / 3)[..., None]
-
-
-def _bytes(levels: Tensor) -> Tensor:
-    return levels.round_().clamp_(0, 255).byte()
