@@ -124,6 +124,6 @@ def _skipped(y: np.ndarray, z: np.ndarray, quality_centi: int, adaptive: int) ->
     grid = symbols.Grid(y.shape[1], y.shape[2], z.shape[1], z.shape[2])
     for band in grid.bands():
         offset = band.scales(model().h_s, z.astype(np.float64))
-        index = integer.index_of(symbols.scale_position(model(), quality_centi, adaptive, offset)[0])
+        index = symbols.placed(model(), quality_centi, adaptive, offset).table
         y[:, band.rows][index < model().skip_below] = 0
     return y

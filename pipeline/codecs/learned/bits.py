@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.codecs.base import Symbols
-from pipeline.codecs.learned.symbols import Grid, scale_position
+from pipeline.codecs.learned.symbols import Grid, placed
 from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.entropy.order import tables_of
 from pipeline.entropy.tables import FrequencyTables
@@ -27,8 +27,7 @@ def allocation(model: FrozenModel, symbols: Symbols) -> np.ndarray:
     z = symbols.z.astype(np.float64)
     bits = np.zeros((grid.height, grid.width))
     for band in grid.bands():
-        position, _ = scale_position(model, symbols.quality_centi, symbols.adaptive, band.scales(model.h_s, z))
-        index = integer.index_of(position).astype(np.uint8)
+        index = placed(model, symbols.quality_centi, symbols.adaptive, band.scales(model.h_s, z)).table
         y, tables = symbols.y[:, band.rows], model.tables
         if trellis := model.trellis_of(symbols.trellis):
             tables = trellis.tables
