@@ -17,7 +17,11 @@ from pipeline.nn.codes import gate
 from pipeline.nn.exact import ExactSynthesis
 
 CPU = torch.device("cpu")
-KERNELS = ("entered", "coded", "added", "added_and_entered", "spread", "passed", "spread_taped", "passed_taped")
+WRITTEN = {
+    "entered": (0, 1), "coded": (1,), "added": (0, 2), "added_and_entered": (0, 2), "spread": (0,), "passed": (1,),
+    "spread_taped": (0,), "passed_taped": (1,), "latents": (1, 2, 3), "laid_out": (1,), "joined": (3,), "rounded": (1,),
+}  # fmt: skip
+"""Which of what is given to each kernel it writes."""
 
 
 @pytest.fixture
@@ -28,14 +32,14 @@ def looked_at_again(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     bytewise.bytewise.cache_clear()
 
 
-@pytest.mark.parametrize("name", KERNELS)
-def test_what_is_wrong_is_found(name, looked_at_again, monkeypatch, caplog):
+@pytest.mark.parametrize(("name", "place"), [(name, place) for name, places in WRITTEN.items() for place in places])
+def test_what_is_wrong_is_found(name, place, looked_at_again, monkeypatch, caplog):
     right = getattr(bytes_compiled, name)
 
     def off_by_a_little(*arrays: np.ndarray) -> None:
         right(*arrays)
-        changed = arrays[1] if arrays[1].dtype == np.uint8 else arrays[2] if name.startswith("added") else arrays[0]
-        changed[-1, -1] += 1
+        last = arrays[place].reshape(-1)[-1:]
+        last += np.ones(1, last.dtype)
 
     monkeypatch.setattr(bytes_compiled, name, off_by_a_little)
     assert bytewise.bytewise() is None
@@ -106,10 +110,10 @@ def model():
 
 
 def test_gates_are_far_from_where_they_would_be_rounded_otherwise():
-    """Ten times as far as the rational function errs, which is what makes it exact."""
+    """What is compiled finds each of them, and torch may err by a thousandth of what it does before it misses one."""
     v = np.arange(-200, 201)
     true = 256 / (1 + np.exp(-v / 16))
-    assert np.abs(true - np.floor(true) - 0.5).min() > 10 * 256 * 2e-7
+    assert np.abs(true - np.floor(true) - 0.5).min() > 0.003
     found, seven = v[None].astype(np.float32), (7 / np.maximum(np.abs(v), 0.5)).astype(np.float32)
     bytes_compiled.spread(found, seven, np.float32(2047))
     gates, one = gate(torch.from_numpy(v).float()).numpy(), v.astype(np.float32)

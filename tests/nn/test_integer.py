@@ -1,4 +1,5 @@
 import sys
+from functools import cache
 
 import numpy as np
 import pytest
@@ -127,3 +128,21 @@ def test_weights_that_could_leave_exact_arithmetic_are_refused(model):
     del arrays["h_s.conv2.weight"]
     with pytest.raises(BitstreamError, match="missing"):
         integer.load_layers(arrays)
+
+
+@pytest.mark.parametrize("fault", [None, "missing", "wrong"])
+def test_layers_are_the_same_with_numba_and_without(h_s, fault, monkeypatch, caplog):
+    """Also of more positions than are multiplied at once, and of such as do not fill that."""
+    z, found = z_of(2, 9, 31), h_s(z_of(2, 9, 31))
+    monkeypatch.setattr(integer, "compiled_layers", cache(integer.compiled_layers.__wrapped__))
+    name = "pipeline.nn.integer_compiled"
+    if fault == "missing":
+        monkeypatch.setitem(sys.modules, name, None)
+    elif fault == "wrong":
+        monkeypatch.setattr(sys.modules[name], "floored", lambda *_: None)
+    assert (integer.compiled_layers() is None) == (fault is not None)
+    assert ("hyper-decoders go on without Numba" in caplog.text) == (fault == "wrong")
+    for columns in (integer.COLUMNS, 100):
+        monkeypatch.setattr(integer, "COLUMNS", columns)
+        for left, right in zip(found, h_s(z), strict=True):
+            assert np.array_equal(left, right)
