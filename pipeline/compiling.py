@@ -33,7 +33,9 @@ def right(name: str, agrees: Callable[[ModuleType], bool], who: str) -> ModuleTy
 def compiled(signature: str, function: Callable[..., Any], fastmath: bool = False) -> Callable[..., Any]:
     """By Numba, now, and kept for the next process; other threads run meanwhile.
 
-    Without what was kept where there is no folder to write to, the disk is full or a file of it is cut short.
+    What is kept is looked up by the file of the function, with constants of other files compiled in: change those, and
+    it is found wrong (`right`) until it is thrown away. Nothing is kept where there is no folder to write to, the disk
+    is full or a file of it is cut short.
     """
     import numba
 

@@ -43,7 +43,7 @@ def _gate(v):  # type: ignore[no-untyped-def]
 
 @_inlined
 def _held(value, limit):  # type: ignore[no-untyped-def]
-    value = limit if value > limit else value
+    value = value if value <= limit else limit  # which is also what becomes of NaN
     return -limit if value < -limit else value
 
 

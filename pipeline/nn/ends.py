@@ -19,8 +19,8 @@ FINE_CHANNELS = 128
 """The strongest, whose weights have 8 more bits."""
 ASINH_UNITS, ASINH_LIMIT, ASINH_BITS = 128, 16383, 12
 """asinh is read from a table of its argument in units of 1/128, and is in units of 2^-12."""
-LEAST_ROWS = 8
-"""Of latents; fewer are not worth a thread."""
+LEAST_LATENTS = 96
+"""Fewer are not worth a thread."""
 
 
 def latents(
@@ -33,6 +33,7 @@ def latents(
         to_klt, to_asinh: what makes them units of the KLT and of the table `asinh`, (1, M) or (n, M).
         entry: (M,), what makes asinh what products read.
     """
+    steps = steps.detach()
     if made is None:
         return *_of_klt(steps * to_klt), _of_asinh(steps * to_asinh, asinh, entry)
     count, channels = steps.shape
@@ -71,9 +72,9 @@ def laid_out(made: ModuleType | None, h: Tensor, factor: Tensor, height: int, wi
     out = torch.empty(height, 4 * width, channels, device="cpu")
     rows = h.view(height, width, 4 * channels), out
     if len(factor) == 1:
-        over_rows(made.laid_out, rows, factor.view(1, 1, channels).numpy(), least=LEAST_ROWS)
+        over_rows(made.laid_out, rows, factor.view(1, 1, channels).numpy(), least=_rows_of(width))
     else:
-        over_rows(made.laid_out, (*rows, factor.reshape(height, width, channels)), least=LEAST_ROWS)
+        over_rows(made.laid_out, (*rows, factor.reshape(height, width, channels)), least=_rows_of(width))
     return out.view(-1, channels)
 
 
@@ -87,7 +88,11 @@ def joined(made: ModuleType | None, high: Tensor, low: Tensor, fine: Tensor, out
         out.view(2 * height, 8, 2 * width, 24).add_(_rows(fine, 2 * height, 2 * width, 8))
     else:
         large = (part.view(height, width, 768) for part in (high, low))
-        over_rows(made.joined, (*large, fine.view(height, 4 * width, 192), out), least=LEAST_ROWS)
+        over_rows(made.joined, (*large, fine.view(height, 4 * width, 192), out), least=_rows_of(width))
+
+
+def _rows_of(width: int) -> int:
+    return max(1, LEAST_LATENTS // max(1, width))
 
 
 def _rows(patches: Tensor, height: int, width: int, side: int) -> Tensor:
@@ -100,5 +105,5 @@ def rounded(made: ModuleType | None, levels: Tensor) -> Tensor:
     if made is None or not levels.is_contiguous():
         return levels.round_().clamp_(0, 255).byte()
     out = torch.empty(levels.shape, dtype=torch.uint8, device="cpu")
-    over_rows(made.rounded, (levels.flatten(1), out.flatten(1)), least=16 * LEAST_ROWS)
+    over_rows(made.rounded, (levels.flatten(1), out.flatten(1)), least=16 * _rows_of(levels.shape[1] // 16))
     return out

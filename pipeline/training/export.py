@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from pipeline.codecs.learned import weights
+from pipeline.codecs.learned.dequantise import y_base
 from pipeline.codecs.learned.hyper_latents import static_tables
 from pipeline.codecs.learned.networks import Networks
-from pipeline.codecs.learned.symbols import Grid, y_base
+from pipeline.codecs.learned.symbols import Grid
 from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.entropy.tables import freeze as freeze_tables
 from pipeline.entropy.tables import logistic_pmf

@@ -106,6 +106,16 @@ def test_the_filter_is_what_the_format_says_to_the_last_bit(colours, limits, num
         assert np.array_equal(found, by_the_book(wiener, levels))
 
 
+@pytest.mark.parametrize("colours", [1, 3])
+@pytest.mark.parametrize("width", [1, 2, 3, 5, 255, 256, 257, 259, 515])
+def test_compiled_filters_take_pictures_of_any_size(colours, width):
+    for height in (1, 2, 4, 24, 25, 51):
+        levels = np.random.default_rng(height).uniform(-20, 275, (height, width, colours)).astype(np.float32)
+        wiener = random_filter(height, colours)
+        found = Filter(wiener, CPU)(torch.from_numpy(levels)).round().clamp(0, 255).byte().numpy()
+        assert np.array_equal(found, by_the_book(wiener, levels))
+
+
 def without_numba(monkeypatch) -> None:
     for module in (clipping, filters):
         monkeypatch.setattr(module, "compiled_filters", lambda: None)

@@ -11,7 +11,7 @@ import safetensors.numpy
 from pipeline.bitstream import container
 from pipeline.bitstream.container import Reduced
 from pipeline.codecs.base import Symbols
-from pipeline.codecs.learned import symbols, weights
+from pipeline.codecs.learned import dequantise, symbols, weights
 from pipeline.codecs.learned.wiener import Wiener
 from pipeline.entropy.tables import freeze, logistic_pmf
 from pipeline.nn import context, integer
@@ -124,6 +124,6 @@ def _skipped(y: np.ndarray, z: np.ndarray, quality_centi: int, adaptive: int) ->
     grid = symbols.Grid(y.shape[1], y.shape[2], z.shape[1], z.shape[2])
     for band in grid.bands():
         offset = band.scales(model().h_s, z.astype(np.float64))
-        index = symbols.placed(model(), quality_centi, adaptive, offset).table
+        index = dequantise.placed(model(), quality_centi, adaptive, offset).index
         y[:, band.rows][index < model().skip_below] = 0
     return y

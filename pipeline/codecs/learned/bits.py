@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 
 from pipeline.codecs.base import Symbols
-from pipeline.codecs.learned.symbols import Grid, placed
+from pipeline.codecs.learned.dequantise import placed
+from pipeline.codecs.learned.symbols import Grid
 from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.entropy.order import tables_of
 from pipeline.entropy.tables import FrequencyTables
@@ -27,7 +28,7 @@ def allocation(model: FrozenModel, symbols: Symbols) -> np.ndarray:
     z = symbols.z.astype(np.float64)
     bits = np.zeros((grid.height, grid.width))
     for band in grid.bands():
-        index = placed(model, symbols.quality_centi, symbols.adaptive, band.scales(model.h_s, z)).table
+        index = placed(model, symbols.quality_centi, symbols.adaptive, band.scales(model.h_s, z)).index
         y, tables = symbols.y[:, band.rows], model.tables
         if trellis := model.trellis_of(symbols.trellis):
             tables = trellis.tables

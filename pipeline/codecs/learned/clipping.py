@@ -74,27 +74,27 @@ def compiled_filters() -> ModuleType | None:
 
 def _agrees(made: ModuleType) -> bool:
     """On rows and columns that are more than what is compiled takes at once."""
-    random, limits, pairs = np.random.default_rng(0), np.array((16, 64), np.float32), np.array(PAIRS)
+    random, pairs = np.random.default_rng(0), np.array(PAIRS)
     rows = torch.from_numpy(random.integers(0, 200, (3, 5, 604)).astype(np.float32))
-    given, wanted = torch.zeros(2, len(PAIRS), 3, 600), _clipped_pairs(rows, (16, 64))
-    made.pairs(rows.numpy(), limits, pairs, given.numpy())
+    wanted = _clipped_pairs(rows, (16, 64))
+    given = torch.zeros_like(wanted)
+    made.pairs(rows.numpy(), np.array((16, 64), np.float32), pairs, given.numpy())
     agreed = torch.equal(given, wanted)
-    for colours in (1, 3):
-        levels = random.integers(-9, 300, (30, 300, colours)).astype(np.float32)
-        centre, taps, clipped = (
-            random.integers(-9, 10, size).astype(np.float32) for size in ((3, 3), (12, 3, 3), (12, 2, 3))
-        )
+    for colours, limits in ((1, (16, 64)), (3, (0, 0)), (3, (16, 64))):
+        levels = random.integers(-20, 300, (30, 300, colours)).astype(np.float32) / 16  # ties in eighths, among others
+        centre, taps = (random.integers(-9, 10, size).astype(np.float32) for size in ((3, 3), (len(PAIRS), 3, 3)))
+        clipped = random.integers(-9, 10, (len(PAIRS), 2, 3)).astype(np.float32)
         found = np.zeros((30, 300 * colours), np.float32)
-        how = colours == 1, 1.0, 250.0, 0.5, centre, taps, limits, clipped, pairs
+        how = colours == 1, 8.0, 120.0, 0.5, centre, taps, np.array(limits, np.float32), clipped, pairs
         made.filtered(found, np.arange(30), levels.reshape(30, -1), *how)
-        padded = np.pad(levels.clip(0, 250), [(RADIUS, RADIUS), (RADIUS, RADIUS), (0, 0)], mode="edge")
+        whole = np.rint(levels * 8).clip(0, 120)
+        padded = np.pad(whole, [(RADIUS, RADIUS), (RADIUS, RADIUS), (0, 0)], mode="edge")
         around = np.lib.stride_tricks.sliding_window_view(padded, (30, 300), (0, 1))  # (5, 5, C, 30, 300)
         sums = np.einsum("dhw,dc->hwc", around[RADIUS, RADIUS], centre[:colours, :colours])
-        for (down, right_), of in zip(PAIRS, taps, strict=True):
-            both = around[RADIUS + down, RADIUS + right_] + around[RADIUS - down, RADIUS - right_]
+        for (down, across), of in zip(PAIRS, taps, strict=True):
+            both = around[RADIUS + down, RADIUS + across] + around[RADIUS - down, RADIUS - across]
             sums += np.einsum("dhw,dc->hwc", both, of[:colours, :colours])
-        wanted = torch.from_numpy(np.ascontiguousarray(sums))
-        bright = brightness(torch.from_numpy(padded))
-        add_clipped(wanted, bright, (16, 64), clipped[:, :, :colours].transpose(1, 0, 2))
-        agreed = agreed and np.array_equal(found.reshape(sums.shape), wanted.numpy() * 0.5)
+        total, bright = torch.from_numpy(np.ascontiguousarray(sums)), brightness(torch.from_numpy(padded))
+        add_clipped(total, bright, limits, clipped[:, :, :colours].transpose(1, 0, 2))
+        agreed = agreed and np.array_equal(found.reshape(sums.shape), total.numpy() * 0.5)
     return agreed

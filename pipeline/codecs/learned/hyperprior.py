@@ -17,6 +17,7 @@ import numpy as np
 
 from pipeline.codecs.base import Analysis, Encoded, Symbols, validate_rate
 from pipeline.codecs.learned import adaptive, reduced, search, superres, symbols, weights
+from pipeline.codecs.learned.dequantise import dequantised
 from pipeline.codecs.learned.reduced import Reducing
 from pipeline.codecs.learned.weights import FrozenModel
 from pipeline.codecs.lossy import DEFAULT_RATE, rate_spec
@@ -266,7 +267,7 @@ class Hyperprior:
             found = symbols.entropy_decode(
                 self.frozen,
                 payload,
-                lambda band: y_hat.append(symbols.dequantised(self.frozen, band)),
+                lambda band: y_hat.append(dequantised(self.frozen, band)),
             )
         return self._enlarged(found, self.networks.synthesise(found, np.concatenate(y_hat, axis=1)))
 

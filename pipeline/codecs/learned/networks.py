@@ -19,12 +19,13 @@ from pipeline.codecs.learned import adaptive, hyper_latents
 from pipeline.codecs.learned.analysis import AnalysisByHand, padded
 from pipeline.codecs.learned.byte_rows import compiled_rows
 from pipeline.codecs.learned.byte_slopes import InBytes, fastest
+from pipeline.codecs.learned.dequantise import mu_of, y_base
 from pipeline.codecs.learned.filtering import Evidence
 from pipeline.codecs.learned.filters import expected
 from pipeline.codecs.learned.quantise import PASSES, PASSES_TO_BE_EXACT, Quantiser, pulls, trusted, worth_in
 from pipeline.codecs.learned.slopes import Back, by_autograd
 from pipeline.codecs.learned.steps import Steps
-from pipeline.codecs.learned.symbols import Grid, mu_of, y_base
+from pipeline.codecs.learned.symbols import Grid
 from pipeline.codecs.learned.synthesis import Synthesis, tinted
 from pipeline.codecs.learned.tiles import HALO_PX, TILE_PX, has_fast_bf16, multiplies_rows, pick_device, tiled
 from pipeline.codecs.learned.trellis import TrellisQuantiser

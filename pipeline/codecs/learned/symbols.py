@@ -7,9 +7,6 @@ y goes in bands of rows, so that memory does not grow with the picture; FORMAT.m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import cache
-from types import ModuleType
 from typing import NamedTuple
 
 import numpy as np
@@ -17,11 +14,10 @@ import numpy as np
 from pipeline.bitstream import container
 from pipeline.bitstream.container import Container
 from pipeline.codecs.base import Symbols
-from pipeline.codecs.learned import adaptive, hyper_latents
+from pipeline.codecs.learned import hyper_latents
+from pipeline.codecs.learned.dequantise import DecodedBand, placed
 from pipeline.codecs.learned.weights import FrozenModel
-from pipeline.codecs.learned.weights_checks import Trellis
 from pipeline.codecs.learned.wiener import Wiener
-from pipeline.compiling import right
 from pipeline.entropy.coder import SymbolDecoder, SymbolEncoder, Words
 from pipeline.errors import BitstreamError
 from pipeline.nn import integer
@@ -82,67 +78,6 @@ class Band(NamedTuple):
         return found[:, first : first + self.rows.stop - self.rows.start, : self.grid.width]
 
 
-def y_base(model: FrozenModel, quality_centi: int) -> np.ndarray:
-    """(M, 1, 1) integers as float32: log2 sigma at this quality, before the hyper-decoder's offset."""
-    return integer.interpolate(model.arrays["log2_base"], quality_centi).astype(np.float32)[:, None, None]
-
-
-class Placed(NamedTuple):
-    """What h_s says of scales, (M, h, w): fixed-point `position` as float32, the index of the nearest `table` as uint8;
-    and levels (h, w), if quality is adaptive.
-    """
-
-    position: np.ndarray
-    table: np.ndarray
-    level: np.ndarray | None = None
-
-
-def placed(model: FrozenModel, quality_centi: int, strength: int, offset: np.ndarray) -> Placed:
-    """Scales at this quality, for offsets (M, h, w) that h_s gives."""
-    made = compiled_symbols()
-    if strength:
-        level = adaptive.levels(strength, offset)
-        base = adaptive.bases(model, quality_centi)[:, level.astype(np.int64) + adaptive.LEVEL_LIMIT]
-        position = integer.fixed_log2_sigma(base, offset)
-        return Placed(position, integer.index_of(position).astype(np.uint8), level)
-    base = y_base(model, quality_centi)
-    if made is None:
-        position = integer.fixed_log2_sigma(base, offset)
-        return Placed(position, integer.index_of(position).astype(np.uint8))
-    found = Placed(np.empty(offset.shape, np.float32), np.empty(offset.shape, np.uint8))
-    made.placed(_rows(offset), base.ravel(), integer.ORIGIN, _rows(found.position), _rows(found.table))
-    return found
-
-
-def _rows(x: np.ndarray) -> np.ndarray:
-    """(M, h, w) as (M, h w), which is the same memory where that is in one piece; Numba takes none that is not."""
-    return np.require(x, requirements=["C", "W"]).reshape(len(x), -1)
-
-
-@cache
-def compiled_symbols() -> ModuleType | None:
-    """`symbols_compiled`, some times as fast as NumPy, where there is Numba and what it compiles is right."""
-    return right("pipeline.codecs.learned.symbols_compiled", _agrees, "symbols")
-
-
-def _agrees(made: ModuleType) -> bool:
-    random, sigmas = np.random.default_rng(0), integer.sigmas()
-    offset, mean = (random.integers(-9000, 9000, (5, 40)).astype(np.float32) for _ in range(2))
-    base = random.integers(-500, 500, 5).astype(np.float32)
-    position, index = np.empty_like(offset), np.empty(offset.shape, np.uint8)
-    made.placed(offset, base, integer.ORIGIN, position, index)
-    wanted = integer.fixed_log2_sigma(base[:, None], offset)
-    agreed = np.array_equal(position, wanted) and np.array_equal(index, integer.index_of(wanted).astype(np.uint8))
-    y, tables = random.integers(-3, 4, (5, 40)).astype(np.int16), random.integers(0, 178, (5, 40)).astype(np.uint8)
-    shifts, out = random.uniform(-0.5, 0.5, 178).astype(np.float32), np.empty_like(mean)
-    made.mu(wanted, mean, sigmas, out)
-    expected = mean * np.float32(0.5**integer.ACTIVATION_BITS) * integer.sigma_of(wanted)
-    agreed = agreed and np.array_equal(out, expected)
-    made.add_symbols(y, tables, shifts, np.float32(1.25), out)
-    _add_symbols(expected, y, tables, shifts, np.float32(1.25))
-    return agreed and np.array_equal(out, expected)
-
-
 def entropy_encode(model: FrozenModel, symbols: Symbols) -> bytes:
     """The payload of `symbols`; needs no accelerator."""
     grid = Grid.of(symbols.height_px, symbols.width_px)
@@ -154,7 +89,7 @@ def entropy_encode(model: FrozenModel, symbols: Symbols) -> bytes:
     for band in grid.bands():
         if symbols.index is None:
             offset = band.scales(model.h_s, z)
-            index = placed(model, symbols.quality_centi, symbols.adaptive, offset).table
+            index = placed(model, symbols.quality_centi, symbols.adaptive, offset).index
         else:
             index = symbols.index[:, band.rows]
         y = symbols.y[:, band.rows].ravel()
@@ -184,52 +119,6 @@ def entropy_encode(model: FrozenModel, symbols: Symbols) -> bytes:
     )
 
 
-def mu_of(position: integer.Array, mean: integer.Array) -> integer.Array:
-    """Means in quantiser steps: `mean` in units of 2^-ACTIVATION_BITS sigma, sigma at a fixed-point `position`."""
-    made = compiled_symbols() if isinstance(mean, np.ndarray) else None
-    if made is None:
-        return mean * (0.5**integer.ACTIVATION_BITS) * integer.sigma_of(position)
-    out = np.empty(mean.shape, np.float32)
-    made.mu(_rows(position), _rows(mean), integer.sigmas(), _rows(out))
-    return out
-
-
-@dataclass(frozen=True, eq=False)
-class DecodedBand:
-    """What is known of a band of y once it is decoded, all (M, rows, w).
-
-    y int16 symbols, index uint8 the tables they were coded with, position and mean what h_s said (integers as float32),
-    trellis what they were coded by, if it was that.
-    """
-
-    y: np.ndarray
-    index: np.ndarray
-    position: np.ndarray
-    mean: np.ndarray
-    trellis: Trellis | None = None
-
-
-def dequantised(model: FrozenModel, band: DecodedBand) -> np.ndarray:
-    """y_hat in quantiser steps, (M, rows, w) float32: symbols at the centroids of their bins, plus mu."""
-    y_hat, made = mu_of(band.position, band.mean), compiled_symbols()
-    shifts, step = (model.shifts, 1.0) if band.trellis is None else (band.trellis.shifts, band.trellis.step)
-    if made is None:
-        _add_symbols(y_hat, band.y, band.index, shifts, np.float32(step))
-    else:
-        made.add_symbols(
-            _rows(band.y), _rows(band.index), np.require(shifts, requirements=["C", "W"]), step, _rows(y_hat)
-        )
-    return y_hat
-
-
-def _add_symbols(y_hat: np.ndarray, y: np.ndarray, index: np.ndarray, shifts: np.ndarray, step: np.float32) -> None:
-    """`symbols_compiled.add_symbols`; tables from INDEX_COUNT on are of a trellis' second quantiser."""
-    coded = np.flatnonzero(y != 0)
-    symbols, tables = y.ravel()[coded].astype(np.float32), index.ravel()[coded]
-    second = np.float32(0.5) * (tables >= integer.INDEX_COUNT)
-    y_hat.reshape(-1)[coded] += np.sign(symbols) * ((np.abs(symbols) - second) * step - shifts[tables])
-
-
 def entropy_decode(model: FrozenModel, payload: bytes, on_band: Callable[[DecodedBand], None] | None = None) -> Symbols:
     """The symbols of a payload; integer arithmetic only.
 
@@ -254,9 +143,10 @@ def entropy_decode(model: FrozenModel, payload: bytes, on_band: Callable[[Decode
             offset, mean = band.hyper(model.h_s, z_float)
         else:
             offset = band.scales(model.h_s, z_float)
-        position, index, level = placed(model, box.quality_centi, strength, offset)
-        if levels is not None and level is not None:
-            levels[band.rows] = level.astype(np.int8)
+        scales = placed(model, box.quality_centi, strength, offset)
+        index = scales.index
+        if levels is not None and scales.level is not None:
+            levels[band.rows] = scales.level.astype(np.int8)
         if trellis:
             found, used = decoder.decode_trellis(words, index.ravel(), model.skip_below, trellis.tables, box.trellis)
             index = used.reshape(index.shape)
@@ -264,7 +154,7 @@ def entropy_decode(model: FrozenModel, payload: bytes, on_band: Callable[[Decode
             found = decoder.decode(words, index.ravel(), model.skip_below)
         y[:, band.rows] = found.reshape(index.shape)
         if on_band:
-            on_band(DecodedBand(y[:, band.rows], index, position, mean, trellis))
+            on_band(DecodedBand(y[:, band.rows], index, scales.position, mean, trellis))
     decoder.finish()
     return Symbols(
         model_id=box.model_id,

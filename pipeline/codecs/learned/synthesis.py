@@ -61,7 +61,7 @@ class Synthesis:
             return ends.rounded(made, levels).permute(2, 0, 1)[None]
 
         with torch.autocast(self.device.type, enabled=False):  # not that of whoever calls
-            made = bytewise() if self.device.type == "cpu" else None
+            made = bytewise() if self.exact is not None and self.device.type == "cpu" else None
             behind = None if wiener is None else Filter(wiener, self.device)
             tiled(*padded, tile, out, 1, halo_px)
         return np.ascontiguousarray(out[0, :, :height_px, :width_px].permute(1, 2, 0).cpu().numpy())

@@ -28,12 +28,13 @@ from torch import Tensor
 from pipeline.codecs.base import Symbols
 from pipeline.codecs.learned import hyper_latents
 from pipeline.codecs.learned.analysis import padded
+from pipeline.codecs.learned.dequantise import mu_of, y_base
 from pipeline.codecs.learned.filtering import Evidence
 from pipeline.codecs.learned.filters import expected
 from pipeline.codecs.learned.quantise import PASSES, PASSES_TO_BE_EXACT, pulls, trusted, worth_in
 from pipeline.codecs.learned.slopes import by_autograd
 from pipeline.codecs.learned.steps import Steps
-from pipeline.codecs.learned.symbols import Grid, mu_of, y_base
+from pipeline.codecs.learned.symbols import Grid
 from pipeline.codecs.learned.synthesis import tinted
 from pipeline.codecs.learned.tiles import TILE_PX, without_tf32
 from pipeline.codecs.learned.trellis import TrellisQuantiser

@@ -4,8 +4,8 @@ The decoder is trained for all photos. What its error has in common with one pho
 finds by least squares, and sends as the taps of a 5x5 filter over all colours: 4 to 8 % of the bytes (training/LOG.md).
 It is symmetric around its centre and leaves flat colour as it is but for the differences between colours, so that
 12 pairs of neighbours for each colour, in colour pictures two differences, and the same pairs in brightness, clipped to
-each of two limits, are all it has. This module is what both ends know of it, in integers; `filtering` finds and applies
-it, `clipping` is the part that is not linear.
+each of two limits, are all it has. This module is what both ends know of it, in integers; `filtering` finds it,
+`filters` applies it, `clipping` is the part that is not linear.
 
 Video coders do so in their loop: Tsai et al., "Adaptive Loop Filtering for Video Coding", IEEE J. Sel. Topics in
 Signal Processing 2013, is what ALF of VVC comes from; AV1 calls its own loop restoration.

@@ -24,7 +24,7 @@ def _placed(offset, base, origin, position, index):  # type: ignore[no-untyped-d
         here, to, nearest, own = offset[row], position[row], index[row], base[row]
         for k in range(len(here)):
             value = (own + here[k]) + origin
-            value = _FARTHEST if value > _FARTHEST else value
+            value = value if value <= _FARTHEST else _FARTHEST
             value = _ZERO if value < _ZERO else value
             to[k] = value
             nearest[k] = np.uint8(np.int32((value + _TO_NEAREST) * _OF_STEP))
