@@ -130,7 +130,7 @@ class IntegerHyperSynthesis:
 
     def _features(self, z: Array) -> Array:
         conv1, up1, conv2, up2, _ = self.layers
-        magnitude = self.compression[_as_index(abs(z).clip(0, len(self.compression) - 1))]
+        magnitude = self.compression[as_index(abs(z).clip(0, len(self.compression) - 1))]
         x = _pixel_shuffle(up1(conv1(magnitude * ((z > 0) * 1.0 - (z < 0) * 1.0))))
         return _pixel_shuffle(up2(conv2(x)))
 
@@ -209,7 +209,7 @@ def index_of(position: Array) -> Array:
 def sigma_of(position: Array) -> Array:
     """sigma = 2^log2_sigma of a fixed-point position, float32; used for means only, never for tables."""
     if isinstance(position, np.ndarray):
-        return sigmas()[_as_index(position)]
+        return sigmas()[as_index(position)]
     return position.new_tensor(sigmas()).index_select(0, position.reshape(-1).int()).view(position.shape)
 
 
@@ -235,8 +235,12 @@ def _pixel_shuffle(x: Array) -> Array:
     return x.reshape(channels, *beside, 2 * height, 2 * width)
 
 
-def _as_index(x: Array) -> Array:
+def as_index(x: Array) -> Array:
     return x.astype(np.int64) if isinstance(x, np.ndarray) else x.long()
+
+
+def as_bytes(x: Array) -> Array:
+    return x.astype(np.uint8) if isinstance(x, np.ndarray) else x.byte()
 
 
 def _floor(x: Array) -> Array:

@@ -30,33 +30,37 @@ class Placed:
     levels (h, w), if quality is adaptive.
     """
 
-    position: np.ndarray
-    index: np.ndarray
-    level: np.ndarray | None = None
+    position: integer.Array
+    index: integer.Array
+    level: integer.Array | None = None
 
 
-def placed(model: FrozenModel, quality_centi: int, strength: int, offset: np.ndarray) -> Placed:
+def placed(model: FrozenModel, quality_centi: int, strength: int, offset: integer.Array) -> Placed:
     """Scales at this quality, for offsets (M, h, w) that h_s gives."""
     if strength:
         level = adaptive.levels(strength, offset)
-        base = adaptive.bases(model, quality_centi)[:, level.astype(np.int64) + adaptive.LEVEL_LIMIT]
-        return _placed(base, offset, level)
-    base, made = y_base(model, quality_centi), compiled_dequantiser()
+        bases = _like(offset, adaptive.bases(model, quality_centi))
+        return _placed(bases[:, integer.as_index(level) + adaptive.LEVEL_LIMIT], offset, level)
+    base, made = y_base(model, quality_centi), _compiled_for(offset)
     if made is None:
-        return _placed(base, offset)
+        return _placed(_like(offset, base), offset)
     found = Placed(np.empty(offset.shape, np.float32), np.empty(offset.shape, np.uint8))
     made.placed(_rows(offset), base.ravel(), integer.ORIGIN, _rows(found.position), _rows(found.index))
     return found
 
 
-def _placed(base: np.ndarray, offset: np.ndarray, level: np.ndarray | None = None) -> Placed:
+def _placed(base: integer.Array, offset: integer.Array, level: integer.Array | None = None) -> Placed:
     position = integer.fixed_log2_sigma(base, offset)
-    return Placed(position, integer.index_of(position).astype(np.uint8), level)
+    return Placed(position, integer.as_bytes(integer.index_of(position)), level)
+
+
+def _like(offset: integer.Array, constants: np.ndarray) -> integer.Array:
+    return constants if isinstance(offset, np.ndarray) else offset.new_tensor(constants)
 
 
 def mu_of(position: integer.Array, mean: integer.Array) -> integer.Array:
     """Means in quantiser steps: `mean` in units of 2^-ACTIVATION_BITS sigma, sigma at a fixed-point `position`."""
-    made = compiled_dequantiser() if isinstance(mean, np.ndarray) else None
+    made = _compiled_for(mean)
     if made is None:
         return mean * (0.5**integer.ACTIVATION_BITS) * integer.sigma_of(position)
     out = np.empty(mean.shape, np.float32)
@@ -109,6 +113,10 @@ def _rows(x: np.ndarray) -> np.ndarray:
 def compiled_dequantiser() -> ModuleType | None:
     """`dequantise_compiled`, some times as fast as NumPy, where there is Numba and what it compiles is right."""
     return right("pipeline.codecs.learned.dequantise_compiled", _agrees, "dequantisers")
+
+
+def _compiled_for(x: integer.Array) -> ModuleType | None:
+    return compiled_dequantiser() if isinstance(x, np.ndarray) else None
 
 
 def _agrees(made: ModuleType) -> bool:

@@ -19,7 +19,7 @@ from pipeline.codecs.learned import adaptive, hyper_latents
 from pipeline.codecs.learned.analysis import AnalysisByHand, padded
 from pipeline.codecs.learned.byte_rows import compiled_rows
 from pipeline.codecs.learned.byte_slopes import InBytes, fastest
-from pipeline.codecs.learned.dequantise import mu_of, y_base
+from pipeline.codecs.learned.dequantise import mu_of, placed
 from pipeline.codecs.learned.filtering import Evidence
 from pipeline.codecs.learned.filters import expected
 from pipeline.codecs.learned.quantise import PASSES, PASSES_TO_BE_EXACT, Quantiser, pulls, trusted, worth_in
@@ -341,17 +341,11 @@ class Networks:
         self, grid: Grid, quality_centi: int, z: Tensor, strength: int, indexes: np.ndarray | None = None
     ) -> Iterator[ScaledBand]:
         """(rows of y, scale index, mu in quantiser steps) of each band; `indexes` (M, h, w) is filled on the way."""
-        base = torch.from_numpy(y_base(self.model, quality_centi)).to(self.device)
-        bases = torch.from_numpy(adaptive.bases(self.model, quality_centi)).to(self.device) if strength else base
-        hyper_latents = z.numpy() if self.device.type == "cpu" else z
+        seen = z.numpy() if self.device.type == "cpu" else z
         for band in grid.bands():
-            offset, mean = (torch.as_tensor(part) for part in band.hyper(self.h_s, hyper_latents))
-            if strength:
-                level = adaptive.levels(strength, offset).long()
-                base = bases[:, level + adaptive.LEVEL_LIMIT]
-            position = integer.fixed_log2_sigma(base, offset)
-            mu = mu_of(position, mean)
-            index = integer.index_of(position).to(torch.uint8)
+            offset, mean = band.hyper(self.h_s, seen)
+            scales = placed(self.model, quality_centi, strength, offset)
+            index, mu = (torch.as_tensor(part) for part in (scales.index, mu_of(scales.position, mean)))
             if indexes is not None:
                 indexes[:, band.rows] = index.cpu().numpy()
             yield band.rows, index, mu
