@@ -71,10 +71,15 @@ def _cheapest(  # type: ignore[no-untyped-def]
                 )  # fmt: skip
             _advance(total, following, costs, decided[:, here], after_odd, after_second)
             if count < width:
-                following[:, count:width] = total[:, count:width]
+                for k in range(states):
+                    for lane in range(count, width):
+                        following[k, lane] = total[k, lane]
             total, following = following, total
         for lane in range(width):
-            state[lane] = total[:, lane].argmin()
+            state[lane] = 0  # argmin takes three seconds to be compiled
+            for k in range(states):
+                if total[k, lane] < total[state[lane], lane]:
+                    state[lane] = k
         for i in range(len(ends) - 1, -1, -1):
             first = (ends[i - 1] if i else 0) + left
             for lane in range(min(width, ends[i] - first)):
