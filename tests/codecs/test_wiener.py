@@ -106,16 +106,6 @@ def test_the_filter_is_what_the_format_says_to_the_last_bit(colours, limits, num
         assert np.array_equal(found, by_the_book(wiener, levels))
 
 
-@pytest.mark.parametrize("colours", [1, 3])
-@pytest.mark.parametrize("width", [1, 2, 3, 5, 255, 256, 257, 259, 515])
-def test_compiled_filters_take_pictures_of_any_size(colours, width):
-    for height in (1, 2, 4, 24, 25, 51):
-        levels = np.random.default_rng(height).uniform(-20, 275, (height, width, colours)).astype(np.float32)
-        wiener = random_filter(height, colours)
-        found = Filter(wiener, CPU)(torch.from_numpy(levels)).round().clamp(0, 255).byte().numpy()
-        assert np.array_equal(found, by_the_book(wiener, levels))
-
-
 def without_numba(monkeypatch) -> None:
     for module in (clipping, filters):
         monkeypatch.setattr(module, "compiled_filters", lambda: None)
@@ -143,23 +133,6 @@ def _size_if_exact(wiener: Wiener) -> int:
         return 0
     clipped = sum(4 * limit * np.abs(of).sum(0) for limit, of in zip(wiener.limits, wiener.clipped, strict=True))
     return int((2040 * np.abs(wiener.kernel).sum((1, 2, 3)) + clipped).max())
-
-
-def test_strips_threads_and_a_lower_precision_of_products_do_not_change_it(monkeypatch):
-    levels = torch.from_numpy(np.random.default_rng(3).uniform(0, 255, (60, 320, 3)).astype(np.float32))
-    wiener = random_filter(4)
-    whole = Filter(wiener, CPU)(levels)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert torch.equal(Filter(wiener, CPU)(levels), whole)
-    without_numba(monkeypatch)
-    assert torch.equal(Filter(wiener, CPU)(levels), whole)
-    monkeypatch.setattr(clipping, "STRIP_PX", 2000)
-    monkeypatch.setattr(filters, "STRIP_FLOATS", 5000)
-    assert torch.equal(Filter(wiener, CPU)(levels), whole)
-    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
-    behind = Filter(wiener, CPU)
-    assert behind._by.linear.dtype == torch.float64
-    assert torch.equal(behind(levels), whole)
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,4 +1,4 @@
-"""The part of a filter that is not linear, with Numba and without."""
+"""Applying filters, and the part of them that is not linear, with Numba and without."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from pipeline import compiling
-from pipeline.codecs.learned import clipping
+from pipeline.codecs.learned import clipping, filters
 from pipeline.codecs.learned.filters import Filter
 from pipeline.codecs.learned.wiener import PAIRS
-from tests.codecs.test_wiener import CPU, by_the_book, random_filter
+from tests.codecs.test_wiener import CPU, by_the_book, random_filter, without_numba
 
 
 def test_pairs_are_in_the_order_of_the_format_and_within_their_limits():
@@ -59,3 +59,30 @@ def test_filters_do_without_numba_where_it_is_missing_or_wrong(fault, monkeypatc
         assert ("filters go on without Numba" in caplog.text) == (fault != "missing")
     finally:
         clipping.compiled_filters.cache_clear()
+
+
+@pytest.mark.parametrize("colours", [1, 3])
+@pytest.mark.parametrize("width", [1, 2, 3, 5, 255, 256, 257, 259, 515])
+def test_compiled_filters_take_pictures_of_any_size(colours, width):
+    for height in (1, 2, 4, 24, 25, 51):
+        levels = np.random.default_rng(height).uniform(-20, 275, (height, width, colours)).astype(np.float32)
+        wiener = random_filter(height, colours)
+        found = Filter(wiener, CPU)(torch.from_numpy(levels)).round().clamp(0, 255).byte().numpy()
+        assert np.array_equal(found, by_the_book(wiener, levels))
+
+
+def test_strips_threads_and_a_lower_precision_of_products_do_not_change_it(monkeypatch):
+    levels = torch.from_numpy(np.random.default_rng(3).uniform(0, 255, (60, 320, 3)).astype(np.float32))
+    wiener = random_filter(4)
+    whole = Filter(wiener, CPU)(levels)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert torch.equal(Filter(wiener, CPU)(levels), whole)
+    without_numba(monkeypatch)
+    assert torch.equal(Filter(wiener, CPU)(levels), whole)
+    monkeypatch.setattr(clipping, "STRIP_PX", 2000)
+    monkeypatch.setattr(filters, "STRIP_FLOATS", 5000)
+    assert torch.equal(Filter(wiener, CPU)(levels), whole)
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "medium")
+    behind = Filter(wiener, CPU)
+    assert behind._by.linear.dtype == torch.float64
+    assert torch.equal(behind(levels), whole)
