@@ -62,15 +62,15 @@ def _ends_agree(made: ModuleType) -> bool:
     random = torch.Generator("cpu").manual_seed(0)
 
     def some(*size: int, most: float = 200.0) -> Tensor:
-        return (torch.rand(size, generator=random, device="cpu") - 0.5).mul_(2 * most)
+        return (torch.rand(size, generator=random, dtype=torch.float32, device="cpu") - 0.5).mul_(2 * most)
 
     height, width, channels = 3, 2, ends.FINE_CHANNELS + 24
     asinh, entry = some(2 * ends.ASINH_LIMIT + 1, most=9), some(channels, most=16).abs_()
     steps, fine = some(6, channels), some(24, 192, most=600).round_().div_(2)
-    steps[:, :4] = torch.tensor([[0.5, -1.5, 1e9, -1e9]], device="cpu")
+    steps[:, :4] = torch.tensor([[0.5, -1.5, 1e9, -1e9]], dtype=torch.float32, device="cpu")
     same = torch.equal(ends.rounded(made, fine), ends.rounded(None, fine.clone()))
     high, low = some(6, 768), some(6, 768)
-    pictures = torch.empty(2, height, 16, 48 * width, device="cpu")
+    pictures = torch.empty(2, height, 16, 48 * width, dtype=torch.float32, device="cpu")
     for by, picture in zip((made, None), pictures, strict=True):
         ends.joined(by, high.clone(), low, fine, picture)
     same = same and torch.equal(*pictures)

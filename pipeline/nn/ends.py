@@ -69,7 +69,7 @@ def laid_out(made: ModuleType | None, h: Tensor, factor: Tensor, height: int, wi
     if made is None:
         h = h.view(len(h), 4, channels) * factor[:, None]
         return h.view(height, width, 2, 2, channels).transpose(1, 2).reshape(-1, channels)
-    out = torch.empty(height, 4 * width, channels, device="cpu")
+    out = torch.empty(height, 4 * width, channels, dtype=torch.float32, device="cpu")
     rows = h.view(height, width, 4 * channels), out
     if len(factor) == 1:
         over_rows(made.laid_out, rows, factor.view(1, 1, channels).numpy(), least=_rows_of(width))

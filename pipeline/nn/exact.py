@@ -200,7 +200,7 @@ class ExactSynthesis:
         high, low, entering = ends.latents(made, steps, to_klt, to_asinh, self.asinh, self.entry)
         x = ends.laid_out(made, self.up(entering), of_h, height, width)
         codes = self._through_blocks(made, x, 2 * height, tapes)
-        out = torch.empty(height, 16, 48 * width, device=y_hat.device)
+        out = torch.empty(height, 16, 48 * width, dtype=torch.float32, device=y_hat.device)
         rows = height if y_hat.is_cuda else max(1, STRIP_LATENTS * torch.get_num_threads() // width)
         parts = zip(*(part.split(rows * width) for part in (high, low, codes.view(len(steps), -1))), strict=True)
         for strip, (coarse, rest, fine) in zip(out.split(rows), parts, strict=True):

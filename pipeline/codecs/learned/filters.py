@@ -48,7 +48,7 @@ class _ByRows:
 
     def __init__(self, wiener: Wiener, made: ModuleType, units: int = LEVEL_UNITS) -> None:
         colours = len(wiener.taps)
-        self.gray, self.units, self.filtered = colours == 1, units, made.filtered
+        self.gray, self.filtered = colours == 1, made.filtered
         centre, taps = np.zeros((3, 3), np.float32), np.zeros((len(PAIRS), 3, 3), np.float32)
         clipped, limits = np.zeros((len(PAIRS), MOST_LIMITS, 3), np.float32), np.zeros(MOST_LIMITS, np.float32)
         centre[:colours, :colours] = wiener.kernel[:, :, RADIUS, RADIUS].T
