@@ -72,14 +72,18 @@ class InBytes:
         # Back from what the head comes back from: 16 x 16 px as four patches of 8 x 8.
         quarters = by_rows(matrix(g_s.klt)[0].float(), 16).unflatten(0, (2, 8, 2, 24)).transpose(1, 2).flatten(0, 3)
         self.klt = quarters.t().contiguous()
+        self.klt_alone = ByteProduct(by_rows(matrix(g_s.klt)[0].float(), 16).t())
         up = factors_of(arrays, "up").unflatten(0, (-1, 4)).transpose(0, 1).flatten(0, 1)
         self.up = ByteProduct(up.t() * torch.from_numpy(arrays[f"{PREFIX}up.rescale"])[:, None])
         self.head = ByteProduct(factors_of(arrays, "head").t() / LEVELS)
         self.leave = arrays[f"{PREFIX}head.rescale"].copy()
         self.blocks = [BackBlock(made, arrays, k) for k in range(len(exact.blocks))]
 
-    def __call__(self, y_hat: Tensor, steps: Steps) -> tuple[Tensor, Back]:
+    def __call__(self, y_hat: Tensor, steps: Steps, linear: bool = False) -> tuple[Tensor, Back]:
         """As `slopes.ByHand`."""
+        if linear:
+            picture = self.exact(y_hat, steps.centi).mul_(1 / LEVELS)
+            return picture.permute(2, 0, 1)[None], self._by_klt
         channels, height, width = y_hat.shape
         tapes = list[Tape]()
         picture = self.exact(y_hat, steps.centi, tapes).mul_(1 / LEVELS)
@@ -102,6 +106,11 @@ class InBytes:
             return found.view(1, height, width, channels).permute(0, 3, 1, 2)
 
         return picture.permute(2, 0, 1)[None], back
+
+    def _by_klt(self, over_x: Tensor) -> Tensor:
+        over = patches(over_x, 16).permute(0, 2, 3, 1)
+        codes, units = packed(self.made, over.flatten(0, 2))
+        return self.klt_alone(codes).mul_(units[:, None]).view(*over.shape[:3], -1).permute(0, 3, 1, 2)
 
 
 def fastest(

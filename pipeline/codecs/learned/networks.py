@@ -22,8 +22,8 @@ from pipeline.codecs.learned.byte_slopes import InBytes, fastest
 from pipeline.codecs.learned.dequantise import mu_of, placed
 from pipeline.codecs.learned.filtering import Evidence
 from pipeline.codecs.learned.filters import expected
-from pipeline.codecs.learned.quantise import PASSES, PASSES_TO_BE_EXACT, Quantiser, pulls, trusted, worth_in
-from pipeline.codecs.learned.slopes import Back, by_autograd
+from pipeline.codecs.learned.quantise import PASSES, PASSES_TO_BE_EXACT, Quantiser, passes_of, trusted, worth_in
+from pipeline.codecs.learned.slopes import Back, by_autograd, by_klt
 from pipeline.codecs.learned.steps import Steps
 from pipeline.codecs.learned.symbols import Grid
 from pipeline.codecs.learned.synthesis import Synthesis, tinted
@@ -163,12 +163,13 @@ class Networks:
             first = error_bits if passes else last
             self._settle(bands, target, first if self.trellis else None, symbols, y_hat)
             done = evidence
-            for number, pull in enumerate(pulls(passes, quality), 1):
-                known, evidence = evidence, done.copy(sent=number == passes)
+            for pull, linear, is_last in passes_of(passes, quality):
+                known, evidence = evidence, done.copy(sent=is_last)
                 watched = (evidence, known) if filtered else None
-                slope = self._slope(rgb, y_hat, rows, steps, gray, watched, exactly)
-                target += pull * (y_hat[:, rows] - trusted(slope, error_bits, quality) - target)
-                self._settle(bands, target, last if number == passes else error_bits, symbols, y_hat)
+                slope = self._slope(rgb, y_hat, rows, steps, gray, watched, exactly, linear)
+                wish = trusted(slope, error_bits, quality, linear)
+                target.lerp_(torch.sub(y_hat[:, rows], wish, out=wish), pull)
+                self._settle(bands, target, last if is_last else error_bits, symbols, y_hat)
             if targets is not None:
                 targets[:, rows] = target
         wiener = evidence.filter()
@@ -232,7 +233,7 @@ class Networks:
         top = bands[0][0].start
         for rows, index, mu in bands:
             here = slice(rows.start - top, rows.stop - top)
-            residual = (target[:, here] - mu).clamp(-VALUE_LIMIT, VALUE_LIMIT)
+            residual = (target[:, here] - mu).clamp_(-VALUE_LIMIT, VALUE_LIMIT)
             price = error_bits if error_bits is None or error_bits.shape[1] == 1 else error_bits[:, here]
             if price is None:
                 value = self.quantiser.nearest(residual, index)
@@ -243,7 +244,7 @@ class Networks:
                 value = self.quantiser.cheapest(residual, index, price)
                 centred = self.quantiser.centred(value, index)
             symbols[:, rows] = value.cpu().numpy()
-            y_hat[:, rows] = centred + mu
+            torch.add(centred, mu, out=y_hat[:, rows])
 
     def _slope(
         self,
@@ -254,12 +255,14 @@ class Networks:
         gray: bool,
         evidence: tuple[Evidence, Evidence] | None = None,
         exact: bool = False,
+        linear: bool = False,
     ) -> Tensor:
         """Slope of lmbda times the decoded picture's squared error over rows of y_hat, (M, rows, w) bits a step.
 
         The first of `evidence` is shown the picture that this decodes, which is nearly the one that will be sent;
         errors are those behind the filter that it asks for, or the second, while that has seen more. In floats the
-        picture is only that of the decoder in integers if `exact`. The way back is without the filter.
+        picture is only that of the decoder in integers if `exact`. The way back is without the filter, and if `linear`
+        through the KLT alone.
         """
         halo = HALO_PX // 16
         first, last = max(0, rows.start - halo), rows.stop + halo
@@ -271,7 +274,7 @@ class Networks:
             x = torch.from_numpy(rgb[top:bottom, left:right].copy()).to(self.device).permute(2, 0, 1)[None] / 255
             here = steps.within(top, bottom, left, right)
             part = y_hat[:, top // 16 : bottom // 16, left // 16 : right // 16]
-            x_hat, back = self._decoded(part, here)
+            x_hat, back = self._decoded(part, here, linear)
             if exact and self.synthesis.exact is not None and not isinstance(self.by_hand, InBytes):
                 x_hat = self.synthesis.exact(part, here.centi).div_(255).permute(2, 0, 1)[None]
             x_hat, pixel_bits = tinted(x_hat, gray), here.pixel_bits(x.shape[2], x.shape[3])
@@ -294,11 +297,12 @@ class Networks:
             slope = tiled(16 * y_hat.shape[1], 16 * y_hat.shape[2], tile, torch.empty_like(y_hat)[None], 16)[0]
         return slope[:, rows.start - first : rows.stop - first]
 
-    def _decoded(self, y_hat: Tensor, steps: Steps) -> tuple[Tensor, Back]:
+    def _decoded(self, y_hat: Tensor, steps: Steps, linear: bool) -> tuple[Tensor, Back]:
         """The picture (1, 3, 16 h, 16 w) on 0 .. 1 of y_hat (M, h, w) in quantiser steps, and the way back."""
         if self.by_hand is not None:
-            return self.by_hand(y_hat, steps)
-        return by_autograd(self.transforms.g_s, steps.in_pixel_units(y_hat[None]), steps.quality, self.bf16)
+            return self.by_hand(y_hat, steps, linear)
+        way = by_klt if linear else by_autograd
+        return way(self.transforms.g_s, steps.in_pixel_units(y_hat[None]), steps.quality, self.bf16)
 
     @torch.inference_mode()
     def synthesise(self, symbols: Symbols, y_hat: np.ndarray | None = None) -> np.ndarray:

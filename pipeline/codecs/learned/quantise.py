@@ -13,6 +13,7 @@ After Parikh & Boyd, "Proximal Algorithms", 2014, section 4.2. In training/LOG.m
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +32,10 @@ PASSES_TO_BE_EXACT = 8
 """From so many on, errors are those of the decoder in integers, for most of a pass's time: many passes end where the
 float one is best, which is another place (0.2 % at 8 passes, 0.4 % at 32, LOG.md)."""
 
+LINEAR_PASSES = 1
+"""So many, the first, take errors back through the KLT alone, in half a pass's time: that costs 1 % of the rate where
+there is no other, and nothing from three passes on (LOG.md)."""
+
 TRUST = 1.0
 """Root mean square over channels of a step that is believed. On photos it is 0.25, and 0.9 at most; thousands, and in
 no useful direction, where networks see what they never learned."""
@@ -45,19 +50,31 @@ def worth_in(passes: int) -> float:
     return 1.0 if not passes else 1.17 if passes < 12 else 1.3
 
 
-def pulls(passes: int, quality: float) -> Iterator[float]:
-    """How far each pass moves towards the new target; `quality` in [0, 1]. Coarse steps want more care (LOG.md)."""
+class Pass(NamedTuple):
+    """How far a pass moves towards the new target, whether errors go back through the KLT alone, whether it is the
+    last.
+    """
+
+    pull: float
+    linear: bool
+    last: bool
+
+
+def passes_of(count: int, quality: float) -> Iterator[Pass]:
+    """`count` passes; `quality` in [0, 1]. Coarse steps want more care (LOG.md)."""
     first = 0.25 + 0.225 * quality
-    return (first * (1 - (i + 0.5) / (passes + 1.2)) for i in range(passes))
+    for k in range(count):
+        yield Pass(first * (1 - (k + 0.5) / (count + 1.2)), k < LINEAR_PASSES, k == count - 1)
 
 
-def trusted(slope: Tensor, error_bits: Tensor, quality: float) -> Tensor:
+def trusted(slope: Tensor, error_bits: Tensor, quality: float, linear: bool = False) -> Tensor:
     """How far from y_hat a slope (..., M, h, w), bits a step, wants what is rounded, in steps; it takes its place.
 
-    Errors are a tenth more curved than those of orthonormal transforms where steps are coarse (LOG.md). What asks for
-    more than TRUST is shortened.
+    Errors are a tenth more curved than those of orthonormal transforms where steps are coarse; a `linear` slope does
+    not see all that they ask for, and less of it there (LOG.md). What asks for more than TRUST is shortened.
     """
-    wish = slope.div_(2 * error_bits).mul_(0.91 + 0.1 * quality)
+    share = 1.28 - 0.16 * quality if linear else 0.91 + 0.1 * quality
+    wish = slope.mul_(share / (2 * error_bits))
     reach = wish.square().mean(-3, keepdim=True).sqrt_()
     return wish.mul_((TRUST / reach.clamp_min(1e-9)).clamp_max_(1))
 

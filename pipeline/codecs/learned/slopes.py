@@ -37,6 +37,12 @@ def by_autograd(g_s: SynthesisTransform, y_hat: Tensor, quality: Tensor, bf16: b
     return linear + branch.detach(), back
 
 
+def by_klt(g_s: SynthesisTransform, y_hat: Tensor, quality: Tensor, bf16: bool) -> tuple[Tensor, Back]:
+    """As `by_autograd`, but for the way back, which is through the KLT alone."""
+    with torch.autocast(y_hat.device.type, torch.bfloat16, enabled=bf16):
+        return g_s(y_hat, quality), g_s.linear_slope
+
+
 class ByHand:
     """The same for trained weights on a CPU, in about half the time; the CNN's part is in `dtype`.
 
@@ -59,8 +65,8 @@ class ByHand:
         self.blocks = [Block(block, dtype) for block in g_s.blocks if isinstance(block, DepthConvBlock)]
         self.held = Limits(g_s.blocks, dtype)
 
-    def __call__(self, y_hat: Tensor, steps: Steps) -> tuple[Tensor, Back]:
-        """As `by_autograd`, of y_hat (M, h, w) in quantiser steps."""
+    def __call__(self, y_hat: Tensor, steps: Steps, linear: bool = False) -> tuple[Tensor, Back]:
+        """As `by_autograd`, or `by_klt` if `linear`, of y_hat (M, h, w) in quantiser steps."""
         channels, height, width = y_hat.shape
         y = steps.in_pixel_units(y_hat[None])[0].permute(1, 2, 0).reshape(-1, channels)
         place = y / self.y_std
@@ -69,19 +75,21 @@ class ByHand:
         tapes = list[Tape]()
         for k, block in enumerate(self.blocks):
             x, tape = block(self.held(x, k), 2 * height)
-            tapes.append(tape)
+            if not linear:
+                tapes.append(tape)
         fine = self.head(self.held(x, len(self.blocks))).view(2 * height, 2 * width, 8, 24)
         picture = product(y, *self.klt).view(height, width, 16, 48).transpose(1, 2).contiguous()
         picture.view(2 * height, 8, 2 * width, 24).add_(fine.transpose(1, 2))
 
         def back(over_x: Tensor) -> Tensor:
             over = patches(over_x.to(self.dtype), 8).permute(0, 2, 3, 1).view(4 * height * width, -1)
-            slope = self.head.back(over)
-            for block in reversed(self.blocks):
-                slope = block.back(slope, tapes.pop(), 2 * height)
-            of_h = gathered(slope, height).mul_(factor).view(height * width, -1)
-            found = self.up.back(of_h).float().mul_(place.square().add_(1).rsqrt_()).div_(self.y_std)
-            found.add_(product(gathered(over, height).view(height * width, -1), self.klt_back))
+            found = product(gathered(over, height).view(height * width, -1), self.klt_back).float()
+            if not linear:
+                slope = self.head.back(over)
+                for block in reversed(self.blocks):
+                    slope = block.back(slope, tapes.pop(), 2 * height)
+                of_h = gathered(slope, height).mul_(factor).view(height * width, -1)
+                found += self.up.back(of_h).float().mul_(place.square().add_(1).rsqrt_()).div_(self.y_std)
             return found.view(1, height, width, channels).permute(0, 3, 1, 2)
 
         return picture.view(1, 16 * height, 16 * width, 3).permute(0, 3, 1, 2), back

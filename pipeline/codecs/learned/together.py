@@ -31,8 +31,8 @@ from pipeline.codecs.learned.analysis import padded
 from pipeline.codecs.learned.dequantise import mu_of, y_base
 from pipeline.codecs.learned.filtering import Evidence
 from pipeline.codecs.learned.filters import expected
-from pipeline.codecs.learned.quantise import PASSES, PASSES_TO_BE_EXACT, pulls, trusted, worth_in
-from pipeline.codecs.learned.slopes import by_autograd
+from pipeline.codecs.learned.quantise import PASSES, PASSES_TO_BE_EXACT, passes_of, trusted, worth_in
+from pipeline.codecs.learned.slopes import by_autograd, by_klt
 from pipeline.codecs.learned.steps import Steps
 from pipeline.codecs.learned.symbols import Grid
 from pipeline.codecs.learned.synthesis import tinted
@@ -268,10 +268,11 @@ class Batch:
 
             symbols, y_hat = settled(y)
             evidence = nothing = self._no_evidence(quality, passes >= PASSES_TO_BE_EXACT)
-            for number, pull in enumerate(pulls(passes, quality), 1):
-                evidence = [one.copy(sent=number == passes) for one in nothing]
-                slope = self._slope(x, y_hat, steps, evidence, passes)
-                y += pull * (y_hat - trusted(slope, steps.error_bits, quality) - y)
+            for pull, linear, is_last in passes_of(passes, quality):
+                evidence = [one.copy(sent=is_last) for one in nothing]
+                slope = self._slope(x, y_hat, steps, evidence, passes, linear)
+                wish = trusted(slope, steps.error_bits, quality, linear)
+                y.lerp_(torch.sub(y_hat, wish, out=wish), pull)
                 symbols, y_hat = settled(y)
         sent, tables, hyper = _on_host(symbols), _on_host(index), _on_host(z.to(torch.int16))
 
@@ -338,7 +339,9 @@ class Batch:
         index = integer.index_of(position).to(torch.uint8)
         return index.transpose(0, 1), mu_of(position, mean).transpose(0, 1).contiguous()
 
-    def _slope(self, x: Tensor, y_hat: Tensor, steps: Steps, evidence: Sequence[Evidence], passes: int) -> Tensor:
+    def _slope(
+        self, x: Tensor, y_hat: Tensor, steps: Steps, evidence: Sequence[Evidence], passes: int, linear: bool = False
+    ) -> Tensor:
         """Of lmbda times the decoded pictures' squared errors over y_hat, bits a step, as `Networks._slope` has it.
 
         Floats see what a picture was padded with behind its edges, a decoder sees zeros: slopes there are not quite
@@ -346,7 +349,8 @@ class Batch:
         """
         networks, gray = self.setting.networks, self.pictures[0].gray
         part = steps.in_pixel_units(y_hat)
-        x_hat, back = by_autograd(networks.transforms.g_s, part, steps.quality, networks.bf16)
+        way = by_klt if linear else by_autograd
+        x_hat, back = way(networks.transforms.g_s, part, steps.quality, networks.bf16)
         if passes >= PASSES_TO_BE_EXACT and networks.synthesis.exact is not None:
             x_hat = x_hat.clone()
             for k, one in enumerate(y_hat):
