@@ -36,7 +36,7 @@ PARTS: dict[str, tuple[tuple[Any, str], ...]] = {
     "h_a": ((Networks, "_hyper_latents"),),
     "h_s": ((IntegerHyperSynthesis, "__call__"), (IntegerHyperSynthesis, "scales")),
     "choosing symbols": ((Networks, "_settle"),),
-    "slope of g_s": ((Networks, "_slope"),),
+    "errors and slopes": ((Networks, "_slope"),),
     "g_s": ((Networks, "picture"),),
     "metrics": ((hyperprior, "measure"),),
     "entropy coder": (

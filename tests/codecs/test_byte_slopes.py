@@ -93,7 +93,7 @@ def test_slopes_are_those_of_the_decoder_in_integers(own, photo, centi):
     rgb = photo[:256, :256]
     with torch.no_grad():
         y_hat = own.latents_sent(rgb, centi, 0)
-        x_hat, back = own.by_hand(y_hat[0], steps)
+        x_hat, back = own.by_hand(y_hat[0], steps, linear=False)
         x = torch.from_numpy(rgb.copy()).permute(2, 0, 1)[None] / 255
         found = back(x_hat - x) / steps.gain
         by_klt = own.transforms.g_s.linear_slope(x_hat - x) / steps.gain
@@ -109,7 +109,7 @@ def test_slopes_are_those_of_the_decoder_in_integers(own, photo, centi):
 def test_the_picture_is_that_of_the_decoder(own, photo):
     y_hat, steps = own.latents_sent(photo, 6000, 0), own._steps(6000)
     with torch.no_grad():
-        x_hat, _ = own.by_hand(y_hat[0], steps)
+        x_hat, _ = own.by_hand(y_hat[0], steps, linear=False)
         wanted = own.synthesis.exact(y_hat[0], steps.centi)
     assert torch.equal(x_hat[0].permute(1, 2, 0), wanted * (1 / 255))
 
@@ -123,14 +123,17 @@ def test_they_are_close_to_those_of_floats(own, floats, photo, centi, gray, stre
         symbols, y_hat = own._quantised(photo, centi, gray, 0, strength)
         levels = own._levels_of(symbols) if strength else None
         rows, steps = slice(0, y_hat.shape[2]), own._steps(centi, levels)
-        found, wanted = (each._slope(photo, y_hat[0], rows, steps, gray, None, True) for each in (own, floats))
+        found, wanted = (
+            each._slope(photo, y_hat[0], rows, steps, gray, None, True, linear=False) for each in (own, floats)
+        )
     assert likeness(found, wanted) > 0.95
     assert abs(float(found.norm() / wanted.norm()) - 1) < 0.05
 
 
+@pytest.mark.parametrize("linear", [False, True])
 @pytest.mark.parametrize(("height", "width"), [(65, 130), (1, 1), (16, 333)])
 @pytest.mark.parametrize("threads", [2, 3])
-def test_any_size_will_do_with_any_number_of_threads(own, photo, height, width, threads, monkeypatch):
+def test_any_size_will_do_with_any_number_of_threads(own, photo, height, width, threads, linear, monkeypatch):
     """And in strips, of slopes and of latents before them."""
     monkeypatch.setattr(parted, "LEAST_ROWS", 8)
     monkeypatch.setattr(parted, "STRIP_ROWS", 32)
@@ -141,20 +144,22 @@ def test_any_size_will_do_with_any_number_of_threads(own, photo, height, width, 
         try:
             with torch.no_grad():
                 _, y_hat = own._quantised(rgb, 6000, False, 0, 0)
-                found.append(own._slope(rgb, y_hat[0], slice(0, y_hat.shape[2]), own._steps(6000), False, None))
+                rows, steps = slice(0, y_hat.shape[2]), own._steps(6000)
+                found.append(own._slope(rgb, y_hat[0], rows, steps, False, None, linear=linear))
         finally:
             torch.set_num_threads(before)
     assert found[0].shape == (own.model.spec["latent"], -(-height // 16), -(-width // 16))
     assert likeness(found[0], found[1]) > 0.9999
 
 
+@pytest.mark.parametrize("linear", [False, True])
 @pytest.mark.parametrize("place", [0, 1])
-def test_tiles_leave_no_seams(own, place, monkeypatch):
+def test_tiles_leave_no_seams(own, place, linear, monkeypatch):
     rgb = made_static.photos()[place]
 
     def slope() -> Tensor:
         with torch.no_grad():
-            return own._slope(rgb, y_hat[0], slice(0, y_hat.shape[2]), own._steps(6000), False, None)
+            return own._slope(rgb, y_hat[0], slice(0, y_hat.shape[2]), own._steps(6000), False, None, linear=linear)
 
     with torch.no_grad():
         _, y_hat = own._quantised(rgb, 6000, False, 0, 0)

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from pipeline.codecs import registry
-from pipeline.codecs.learned import adaptive, networks, symbols, tiles, weights
+from pipeline.codecs.learned import adaptive, networks, quantise, symbols, tiles, weights
 from pipeline.codecs.learned.byte_slopes import InBytes
 from pipeline.codecs.learned.hyperprior import Hyperprior
 from pipeline.codecs.learned.symbols import Grid
@@ -73,14 +73,15 @@ def test_symbols_are_read_without_torch(codec, tmp_path):
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("mkldnn", [True, False])
 @pytest.mark.parametrize("bf16", [True, False])
-def test_what_any_analysis_wrote_is_read_to_the_same_symbols(codec, threads, mkldnn, bf16, monkeypatch):
+@pytest.mark.parametrize("effort", [1, 2])
+def test_what_any_analysis_wrote_is_read_to_the_same_symbols(codec, threads, mkldnn, bf16, effort, monkeypatch):
     picture = colour_picture(130, 200)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     monkeypatch.setattr(networks, "has_fast_bf16", lambda: bf16)
     try:
         with torch.backends.mkldnn.flags(enabled=mkldnn):
-            (analysis,) = Hyperprior(QUALITY).analyse([picture])
+            (analysis,) = Hyperprior(QUALITY, effort=effort).analyse([picture])
     finally:
         torch.set_num_threads(before)
     read = codec.entropy_decode(codec.entropy_encode(analysis.symbols))
@@ -91,10 +92,10 @@ def test_what_any_analysis_wrote_is_read_to_the_same_symbols(codec, threads, mkl
 @pytest.mark.parametrize("tune", ["psnr", "ms-ssim"])
 def test_what_is_read_has_the_same_pixels_whatever_runs_it(tune, gray, monkeypatch):
     """The encoder's picture is every decoder's: threads, oneDNN, bytes or floats, tiles, and the caller's autocast."""
-    coding = Hyperprior(QUALITY, tune=tune)
+    coding, strength = Hyperprior(QUALITY, tune=tune), adaptive.STRENGTHS[tune]
     rgb = photo(330, 420)
     rgb = np.repeat(rgb[..., 1:2], 3, axis=2) if gray else rgb
-    found, x_hat = coding.networks.analyse(rgb, 6000, gray, strength=adaptive.STRENGTHS[tune])
+    found, x_hat = coding.networks.analyse(rgb, 6000, gray, effort=2, strength=strength)
     payload, before = coding.entropy_encode(found), torch.get_num_threads()
     for threads, mkldnn, in_bytes, tile_px in ((1, True, True, 1024), (2, True, True, 128), (2, False, False, 1024)):
         if not in_bytes:
@@ -106,7 +107,7 @@ def test_what_is_read_has_the_same_pixels_whatever_runs_it(tune, gray, monkeypat
                 decoder = registry.decoder_for("cnn", coding.model_id)
                 assert np.array_equal(decoder.decode(payload), x_hat)
                 assert np.array_equal(decoder.networks.synthesise(found), x_hat)
-                again = coding.networks.symbols_of(rgb, 6000, gray, strength=adaptive.STRENGTHS[tune])
+                again = coding.networks.symbols_of(rgb, 6000, gray, effort=2, strength=strength)
                 assert (again.y != found.y).mean() < 0.06  # tiles see other edges, and a symbol moves those after it
         finally:
             torch.set_num_threads(before)
@@ -183,8 +184,10 @@ def in_floats() -> Hyperprior:
     return found
 
 
-def test_tiles_leave_no_seam(in_floats, monkeypatch, mindless):
+@pytest.mark.parametrize("linear_passes", [0, 1])
+def test_tiles_leave_no_seam(in_floats, monkeypatch, mindless, linear_passes):
     """Tiled and whole, the picture is the same, and so are symbols but for a rare tie along the trellis."""
+    monkeypatch.setattr(quantise, "LINEAR_PASSES", linear_passes)
     rgb = np.concatenate([photo(400, 400), photo(400, 400)[:, ::-1]], axis=1)
     whole, x_hat = in_floats.networks.analyse(rgb, 6000, gray=False)
     monkeypatch.setattr(tiles, "TILE_PX", 256)

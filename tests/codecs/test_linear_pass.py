@@ -1,4 +1,4 @@
-"""The first pass: the error is the decoder's own, and goes back through the KLT alone."""
+"""The first pass: errors, of the decoder or of g_s in floats, go back through the KLT alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.codecs import made_static
 
 @pytest.fixture(scope="module", params=["bytes", "floats", "autograd", "a decoder in floats"])
 def own(request: pytest.FixtureRequest) -> Networks:
-    """By all the ways there are, whichever is the fastest here."""
+    """By all the ways there are in fp32 or bytes, whichever is the fastest here; `test_slopes` looks at bf16."""
     model = weights.packaged_model(weights.default_model_id("cnn"))
     if request.param == "bytes" and compiled_rows() is None:
         pytest.skip("this CPU does not multiply bytes; floats are looked at, which encoders go by here")

@@ -43,13 +43,22 @@ def photo() -> np.ndarray:
 
 
 def slopes(
-    fast: Networks, plain: Networks, rgb: np.ndarray, centi: int, gray: bool = False, strength: int = 0
+    fast: Networks,
+    plain: Networks,
+    rgb: np.ndarray,
+    centi: int,
+    gray: bool = False,
+    strength: int = 0,
+    linear: bool = False,
 ) -> list[torch.Tensor]:
     with torch.no_grad():
         symbols, y_hat = fast._quantised(rgb, centi, gray, 0, strength)
         levels = fast._levels_of(symbols) if strength else None
         rows = slice(0, y_hat.shape[2])
-        return [each._slope(rgb, y_hat[0], rows, each._steps(centi, levels), gray, None) for each in (fast, plain)]
+        return [
+            each._slope(rgb, y_hat[0], rows, each._steps(centi, levels), gray, None, linear=linear)
+            for each in (fast, plain)
+        ]
 
 
 def likeness(found: torch.Tensor, wanted: torch.Tensor) -> float:
@@ -59,8 +68,10 @@ def likeness(found: torch.Tensor, wanted: torch.Tensor) -> float:
 @pytest.mark.parametrize("strength", [0, 2])
 @pytest.mark.parametrize("gray", [False, True])
 @pytest.mark.parametrize("centi", [1500, 9000])
-def test_slopes_by_hand_are_those_of_autograd(fast, plain, photo, centi, gray, strength):
-    found, wanted = slopes(fast, plain, photo, centi, gray, strength)
+@pytest.mark.parametrize("linear", [False, True])
+def test_slopes_by_hand_are_those_of_autograd(fast, plain, photo, centi, gray, strength, linear):
+    """Or, if linear, of nothing but the KLT, which is all that those know of as well."""
+    found, wanted = slopes(fast, plain, photo, centi, gray, strength, linear)
     assert likeness(found, wanted) > 0.995  # 0.9969 at least; autograd in bf16 has 0.9953
     assert abs(float(found.norm() / wanted.norm()) - 1) < 0.02
 
@@ -98,9 +109,9 @@ def test_slopes_by_hand_are_those_of_autograd_where_much_is_held(fast, photo):
         block.held = 0.1 * block.held
     y_hat, steps = fast.latents_sent(photo, 6000, 0), fast._steps(6000)
     with torch.no_grad():
-        by_hand = ByHand(g_s, fast.by_hand.dtype)(y_hat[0], steps)
+        by_hand = ByHand(g_s, fast.by_hand.dtype)(y_hat[0], steps, linear=False)
         automatic = by_autograd(g_s.float(), steps.in_pixel_units(y_hat), steps.quality, False)
-        free = fast.by_hand(y_hat[0], steps)[0]
+        free = fast.by_hand(y_hat[0], steps, linear=False)[0]
         over = torch.from_numpy(np.random.default_rng(0).normal(size=automatic[0].shape)).float()
         found, wanted = (back(over) for _, back in (by_hand, automatic))
     assert (by_hand[0] - free).square().mean() > 30 * (by_hand[0] - automatic[0]).square().mean()
@@ -113,7 +124,7 @@ def test_the_picture_is_nearer_to_that_of_fp32_than_autograds(fast, plain, photo
         steps = fast._steps(6000)
         part, quality = steps.in_pixel_units(y_hat), steps.quality
         wanted = plain.transforms.g_s(part, quality)
-        by_hand = fast.by_hand(y_hat[0], steps)[0]
+        by_hand = fast.by_hand(y_hat[0], steps, linear=False)[0]
         automatic = by_autograd(fast.transforms.g_s, part, quality, True)[0]
     error, usual = (float((x_hat - wanted).square().mean().sqrt()) * 255 for x_hat in (by_hand, automatic))
     assert error < 0.25

@@ -249,12 +249,19 @@ def test_encoders_expect_what_decoders_do(colours, numba, monkeypatch):
     assert (of_decoder - x_hat[0, :colours].permute(1, 2, 0) * 255).abs().mean() > 0.3  # and that is something
 
 
+def large_photos() -> list[np.ndarray]:
+    """A part of each that is shipped, (512, 512, 3)."""
+    found = []
+    for path in made_static.PHOTOS:
+        with Image.open(path) as image:
+            found.append(np.asarray(image.convert("RGB"))[150:662, 200:712])
+    return found
+
+
 @pytest.mark.parametrize("effort", [1, 6])
 def test_passes_go_by_errors_behind_the_filter(codec, monkeypatch, effort):
     """One pass does not do as much with it as many, so that it has more to show it on."""
-    photos = made_static.photos()
-    if effort == 1:
-        photos = [np.asarray(Image.open(path).convert("RGB"))[150:662, 200:712] for path in made_static.PHOTOS]
+    photos = large_photos() if effort == 1 else made_static.photos()
 
     def costs() -> float:
         """Bits of some photos, and what their errors are worth."""
@@ -267,7 +274,7 @@ def test_passes_go_by_errors_behind_the_filter(codec, monkeypatch, effort):
     lmbda = HyperpriorSpec(**codec.frozen.spec).lmbda(torch.tensor(0.6)).item()
     minded = costs()
     monkeypatch.setattr(networks, "expected", lambda x_hat, wiener: x_hat)
-    assert minded < 0.998 * costs()
+    assert minded < 0.998 * costs()  # 0.9962 and 0.9932
 
 
 def test_what_is_not_sent_is_looked_at_less(codec, photo, monkeypatch):

@@ -69,17 +69,18 @@ class InBytes:
         self, made: ModuleType, g_s: SynthesisTransform, exact: ExactSynthesis, arrays: Mapping[str, np.ndarray]
     ) -> None:
         self.made, self.exact, self.y_std = made, exact, g_s.y_std.float().flatten()
+        of_pixels = by_rows(matrix(g_s.klt)[0].float(), 16)
+        self.klt_alone = ByteProduct(of_pixels.t())
         # Back from what the head comes back from: 16 x 16 px as four patches of 8 x 8.
-        quarters = by_rows(matrix(g_s.klt)[0].float(), 16).unflatten(0, (2, 8, 2, 24)).transpose(1, 2).flatten(0, 3)
+        quarters = of_pixels.unflatten(0, (2, 8, 2, 24)).transpose(1, 2).flatten(0, 3)
         self.klt = quarters.t().contiguous()
-        self.klt_alone = ByteProduct(by_rows(matrix(g_s.klt)[0].float(), 16).t())
         up = factors_of(arrays, "up").unflatten(0, (-1, 4)).transpose(0, 1).flatten(0, 1)
         self.up = ByteProduct(up.t() * torch.from_numpy(arrays[f"{PREFIX}up.rescale"])[:, None])
         self.head = ByteProduct(factors_of(arrays, "head").t() / LEVELS)
         self.leave = arrays[f"{PREFIX}head.rescale"].copy()
         self.blocks = [BackBlock(made, arrays, k) for k in range(len(exact.blocks))]
 
-    def __call__(self, y_hat: Tensor, steps: Steps, linear: bool = False) -> tuple[Tensor, Back]:
+    def __call__(self, y_hat: Tensor, steps: Steps, linear: bool) -> tuple[Tensor, Back]:
         """As `slopes.ByHand`."""
         if linear:
             picture = self.exact(y_hat, steps.centi).mul_(1 / LEVELS)

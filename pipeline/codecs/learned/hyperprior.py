@@ -44,8 +44,9 @@ class Hyperprior:
         model: id of a packaged model, or the path or URI of a model file; None is the default one.
         device: "auto" (CUDA where there is one), "cpu", "cuda" or "cuda:1".
         effort: what the encoder spends; decoding takes as long. 0 takes the cheapest sequence of symbols for the
-            latents, 1 weighs it once against the decoder's own error, 2 to 9 do so again and again; from 1 on a
-            picture may come with a filter of its own (`learned.wiener`).
+            latents, 1 weighs it once against the decoder's own error, as the linear part of the decoder sees it, 2 to 9
+            do so again and again and through all of it; from 1 on a picture may come with a filter of its own
+            (`learned.wiener`).
         reduced: "auto" codes a picture at half its size, to be restored by a super-resolver, where that is better
             (`learned.reduced`); None never does.
         superres: id or file of that super-resolver; None is the one that comes with the package.

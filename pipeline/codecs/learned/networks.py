@@ -22,7 +22,7 @@ from pipeline.codecs.learned.byte_slopes import InBytes, fastest
 from pipeline.codecs.learned.dequantise import mu_of, placed
 from pipeline.codecs.learned.filtering import Evidence
 from pipeline.codecs.learned.filters import expected
-from pipeline.codecs.learned.quantise import PASSES, PASSES_TO_BE_EXACT, Quantiser, passes_of, trusted, worth_in
+from pipeline.codecs.learned.quantise import PASSES, PASSES_TO_BE_EXACT, Quantiser, move, passes_of, worth_in
 from pipeline.codecs.learned.slopes import Back, by_autograd, by_klt
 from pipeline.codecs.learned.steps import Steps
 from pipeline.codecs.learned.symbols import Grid
@@ -163,13 +163,12 @@ class Networks:
             first = error_bits if passes else last
             self._settle(bands, target, first if self.trellis else None, symbols, y_hat)
             done = evidence
-            for pull, linear, is_last in passes_of(passes, quality):
-                known, evidence = evidence, done.copy(sent=is_last)
+            for step in passes_of(passes, quality):
+                known, evidence = evidence, done.copy(sent=step.last)
                 watched = (evidence, known) if filtered else None
-                slope = self._slope(rgb, y_hat, rows, steps, gray, watched, exactly, linear)
-                wish = trusted(slope, error_bits, quality, linear)
-                target.lerp_(torch.sub(y_hat[:, rows], wish, out=wish), pull)
-                self._settle(bands, target, last if is_last else error_bits, symbols, y_hat)
+                slope = self._slope(rgb, y_hat, rows, steps, gray, watched, exactly, linear=step.linear)
+                move(target, y_hat[:, rows], slope, error_bits, quality, step)
+                self._settle(bands, target, last if step.last else error_bits, symbols, y_hat)
             if targets is not None:
                 targets[:, rows] = target
         wiener = evidence.filter()
@@ -255,7 +254,8 @@ class Networks:
         gray: bool,
         evidence: tuple[Evidence, Evidence] | None = None,
         exact: bool = False,
-        linear: bool = False,
+        *,
+        linear: bool,
     ) -> Tensor:
         """Slope of lmbda times the decoded picture's squared error over rows of y_hat, (M, rows, w) bits a step.
 

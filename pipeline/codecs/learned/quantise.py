@@ -27,7 +27,7 @@ REACH = 32
 SURELY_ZERO = 0.25
 """Magnitudes below stay zero: a symbol of 1 stands for at least a half, and costs more."""
 PASSES = (0, 1, 2, 3, 4, 6, 8, 12, 16, 32)
-"""Slopes of the decoder's error that each effort computes."""
+"""Slopes of the decoder's error that each effort computes; the first LINEAR_PASSES of them see the KLT's part alone."""
 PASSES_TO_BE_EXACT = 8
 """From so many on, errors are those of the decoder in integers, for most of a pass's time: many passes end where the
 float one is best, which is another place (0.2 % at 8 passes, 0.4 % at 32, LOG.md)."""
@@ -67,11 +67,21 @@ def passes_of(count: int, quality: float) -> Iterator[Pass]:
         yield Pass(first * (1 - (k + 0.5) / (count + 1.2)), k < LINEAR_PASSES, k == count - 1)
 
 
-def trusted(slope: Tensor, error_bits: Tensor, quality: float, linear: bool = False) -> Tensor:
+def move(target: Tensor, y_hat: Tensor, slope: Tensor, error_bits: Tensor, quality: float, by: Pass) -> None:
+    """Moves `target` to where the slope at `y_hat`, bits a step, wants it, as far as a pass does.
+
+    All are (..., M, h, w), `error_bits` spreads to that; `slope` is overwritten.
+    """
+    wish = trusted(slope, error_bits, quality, by.linear)
+    target.lerp_(torch.sub(y_hat, wish, out=wish), by.pull)
+
+
+def trusted(slope: Tensor, error_bits: Tensor, quality: float, linear: bool) -> Tensor:
     """How far from y_hat a slope (..., M, h, w), bits a step, wants what is rounded, in steps; it takes its place.
 
-    Errors are a tenth more curved than those of orthonormal transforms where steps are coarse; a `linear` slope does
-    not see all that they ask for, and less of it there (LOG.md). What asks for more than TRUST is shortened.
+    Errors are a tenth more curved than those of orthonormal transforms where steps are coarse. A `linear` slope does
+    not see what they ask for through the CNN, and less of it where they are coarse, which is as much as the packaged
+    model's leaves to it (LOG.md). What asks for more than TRUST is shortened.
     """
     share = 1.28 - 0.16 * quality if linear else 0.91 + 0.1 * quality
     wish = slope.mul_(share / (2 * error_bits))

@@ -39,8 +39,15 @@ def by_autograd(g_s: SynthesisTransform, y_hat: Tensor, quality: Tensor, bf16: b
 
 def by_klt(g_s: SynthesisTransform, y_hat: Tensor, quality: Tensor, bf16: bool) -> tuple[Tensor, Back]:
     """As `by_autograd`, but for the way back, which is through the KLT alone."""
-    with torch.autocast(y_hat.device.type, torch.bfloat16, enabled=bf16):
-        return g_s(y_hat, quality), g_s.linear_slope
+    kind = y_hat.device.type
+    with torch.autocast(kind, torch.bfloat16, enabled=bf16):
+        picture = g_s.linear(y_hat, exact=False).add_(g_s.branch(y_hat, quality))
+
+    def back(over_x: Tensor) -> Tensor:
+        with torch.autocast(kind, torch.bfloat16, enabled=bf16):
+            return g_s.linear_slope(over_x)
+
+    return picture, back
 
 
 class ByHand:
@@ -65,7 +72,7 @@ class ByHand:
         self.blocks = [Block(block, dtype) for block in g_s.blocks if isinstance(block, DepthConvBlock)]
         self.held = Limits(g_s.blocks, dtype)
 
-    def __call__(self, y_hat: Tensor, steps: Steps, linear: bool = False) -> tuple[Tensor, Back]:
+    def __call__(self, y_hat: Tensor, steps: Steps, linear: bool) -> tuple[Tensor, Back]:
         """As `by_autograd`, or `by_klt` if `linear`, of y_hat (M, h, w) in quantiser steps."""
         channels, height, width = y_hat.shape
         y = steps.in_pixel_units(y_hat[None])[0].permute(1, 2, 0).reshape(-1, channels)

@@ -31,7 +31,7 @@ from pipeline.codecs.learned.analysis import padded
 from pipeline.codecs.learned.dequantise import mu_of, y_base
 from pipeline.codecs.learned.filtering import Evidence
 from pipeline.codecs.learned.filters import expected
-from pipeline.codecs.learned.quantise import PASSES, PASSES_TO_BE_EXACT, passes_of, trusted, worth_in
+from pipeline.codecs.learned.quantise import PASSES, PASSES_TO_BE_EXACT, move, passes_of, worth_in
 from pipeline.codecs.learned.slopes import by_autograd, by_klt
 from pipeline.codecs.learned.steps import Steps
 from pipeline.codecs.learned.symbols import Grid
@@ -268,11 +268,10 @@ class Batch:
 
             symbols, y_hat = settled(y)
             evidence = nothing = self._no_evidence(quality, passes >= PASSES_TO_BE_EXACT)
-            for pull, linear, is_last in passes_of(passes, quality):
-                evidence = [one.copy(sent=is_last) for one in nothing]
-                slope = self._slope(x, y_hat, steps, evidence, passes, linear)
-                wish = trusted(slope, steps.error_bits, quality, linear)
-                y.lerp_(torch.sub(y_hat, wish, out=wish), pull)
+            for step in passes_of(passes, quality):
+                evidence = [one.copy(sent=step.last) for one in nothing]
+                slope = self._slope(x, y_hat, steps, evidence, passes, step.linear)
+                move(y, y_hat, slope, steps.error_bits, quality, step)
                 symbols, y_hat = settled(y)
         sent, tables, hyper = _on_host(symbols), _on_host(index), _on_host(z.to(torch.int16))
 
@@ -340,7 +339,7 @@ class Batch:
         return index.transpose(0, 1), mu_of(position, mean).transpose(0, 1).contiguous()
 
     def _slope(
-        self, x: Tensor, y_hat: Tensor, steps: Steps, evidence: Sequence[Evidence], passes: int, linear: bool = False
+        self, x: Tensor, y_hat: Tensor, steps: Steps, evidence: Sequence[Evidence], passes: int, linear: bool
     ) -> Tensor:
         """Of lmbda times the decoded pictures' squared errors over y_hat, bits a step, as `Networks._slope` has it.
 
