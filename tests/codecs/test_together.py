@@ -231,12 +231,12 @@ def test_the_first_pass_goes_back_through_the_klt_alone(codec, effort, ways, mon
     for way, name in (("k", "by_klt"), ("g", "by_autograd")):
         real = getattr(together, name)
         monkeypatch.setattr(together, name, lambda *args, real=real, way=way: taken.append(way) or real(*args))
-    shares = []
+    believed = []
     real_move = together.move
-    monkeypatch.setattr(together, "move", lambda *args: shares.append(args[-1].linear) or real_move(*args))
+    monkeypatch.setattr(together, "move", lambda *args: believed.append(args[-1].linear) or real_move(*args))
     Batch(Setting(codec.networks, 5000, effort), [Picture(photo(64, 64))], ThreadPoolExecutor(2)).found()
     assert "".join(taken) == ways
-    assert shares == [way == "k" for way in ways]
+    assert believed == [way == "k" for way in ways]
 
 
 @pytest.mark.parametrize("linear", [False, True])
